@@ -9,7 +9,7 @@ sequence
 in which the rests see the prefix and themselves, but not each other, and count their positions from the end
 of the prefix. Every token then computes what it computes in a pass of its own. The language head runs only
 where the answers are read, over the 101 letter tokens; the softmax and its expectation are float32 whatever
-the model's dtype.
+the model's dtype, unless the published rounding is asked for.
 
 Shapes: B images, K questions, P prefix tokens, L packed tokens, H hidden size, S image side.
 """
@@ -20,6 +20,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import takewhile
+from typing import Literal, get_args
 
 import numpy as np
 import PIL.Image
@@ -27,9 +28,13 @@ import torch
 
 from reward_plugin.checkpoint import Checkpoint, token_ids
 from reward_plugin.decoder import hidden_at
+from reward_plugin.errors import ConfigError
 from reward_plugin.prompting import IMAGE_CONTEXT, LETTER_TOKENS, conversation
 
 log = logging.getLogger(__name__)
+
+#: What logits, softmax and expectation are computed in; "published" is the model's dtype.
+Precision = Literal["float32", "published"]
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
@@ -86,6 +91,7 @@ class RatingEngine:
         *,
         system_message: str | None = None,
         batch_size: int = 16,
+        precision: Precision = "float32",
     ) -> None:
         """Tokenise and pack the questions once.
 
@@ -94,7 +100,14 @@ class RatingEngine:
             questions: dimension -> question.
             system_message: replaces the checkpoint's own (see `Checkpoint.system_message`) where given.
             batch_size: images per forward pass.
+            precision: "float32", or "published": logits, softmax and expectation in the model's dtype, as
+                `unipercept-reward` computes them on its pinned transformers 4.49. With a bfloat16 model that
+                rounds scores to steps of 0.25 in [32, 64) and 0.5 in [64, 128), so it makes ties; with a
+                float32 model the two are the same.
         """
+        if precision not in get_args(Precision):
+            raise ConfigError(f"precision {precision!r}: write {' or '.join(get_args(Precision))}")
+        self.precision = precision
         self.model = checkpoint.model
         self.image_size = checkpoint.image_size
         self.dimensions = tuple(questions)
@@ -120,18 +133,25 @@ class RatingEngine:
         self._scale = torch.arange(len(LETTER_TOKENS), dtype=torch.float32, device=device)
 
     def letter_logits(self, pixels: torch.Tensor) -> torch.Tensor:
-        """Logits of the 101 answers to each question: [B, 3, S, S] -> float32 [B, K, 101]. Differentiable."""
+        """Logits of the 101 answers to each question: [B, 3, S, S] -> float32 [B, K, 101]. Differentiable.
+
+        With precision "published" their values are those of the model's dtype.
+        """
         core = self.model.model
         features = core.get_image_features(pixels.to(self.model.device, self.model.dtype), return_dict=True)
         text = core.language_model.embed_tokens(self._ids)
         sequence = text.expand(len(pixels), -1, -1).clone()
         sequence[:, self._image_at] = features.pooler_output.to(sequence.dtype)
-        answers = hidden_at(core.language_model, sequence, self._mask, self._positions, self._ends).float()
-        return answers @ self.model.lm_head.weight[self._letters].float().T
+        answers = hidden_at(core.language_model, sequence, self._mask, self._positions, self._ends)
+        rows = self.model.lm_head.weight[self._letters]
+        if self.precision == "published":
+            return (answers @ rows.T).float()
+        return answers.float() @ rows.float().T
 
     def expectation(self, logits: torch.Tensor) -> torch.Tensor:
         """Letter logits [..., 101] to scores [...] in 0 to 100."""
-        return logits.float().softmax(-1) @ self._scale
+        dtype = self.model.dtype if self.precision == "published" else torch.float32
+        return (logits.to(dtype).softmax(-1) @ self._scale.to(dtype)).float()
 
     @torch.inference_mode()
     def rate(self, images: Sequence[PIL.Image.Image]) -> np.ndarray:
