@@ -124,6 +124,14 @@ class Data:
         return self.clip_ids[-1:].repeat(size, 1), self.t5_ids[-1:].repeat(size, 1)
 
 
+def load_exported(model: TextToVelocity, folder: Path) -> None:
+    """Take up the weights of a ``FluxPipeline`` folder that :func:`export` wrote."""
+    pipeline = FluxPipeline.from_pretrained(folder, vae=None)
+    model.transformer.load_state_dict(pipeline.transformer.state_dict())
+    model.clip.load_state_dict(pipeline.text_encoder.state_dict())
+    model.t5.load_state_dict(pipeline.text_encoder_2.state_dict())
+
+
 def draw_sigma(size: int, generator: torch.Generator) -> Tensor:
     """Logit-normal noise levels under FLUX's shift, ``[size]`` in (0, 1)."""
     u = torch.sigmoid(1.2 * torch.randn(size, generator=generator))
@@ -173,6 +181,8 @@ def train(args: argparse.Namespace) -> None:
     model = TextToVelocity(*data.vocabularies)
     distil = args.phase == "distil"
     teacher = copy.deepcopy(model).eval().requires_grad_(False)
+    if args.init:
+        load_exported(model, args.init)
     if distil:
         base = torch.load(args.work / "flux-base.pt", weights_only=True)["ema"]
         model.load_state_dict(base)
@@ -245,6 +255,7 @@ if __name__ == "__main__":
     parser.add_argument(
         "--used", type=int, default=32_000, help="how many of them are encoded and trained on"
     )
+    parser.add_argument("--init", type=Path, help="base phase: start from this FluxPipeline folder's weights")
     parser.add_argument("--work", type=Path, default=Path("pocket/cache/work"), help="resumable state")
     parser.add_argument("--out", type=Path, default=Path("pocket/weights/flux"))
     parser.add_argument("--cache", help="folder of downloaded pictures")

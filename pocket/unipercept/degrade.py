@@ -144,6 +144,19 @@ def missing(picture: Array, s: float, rng: Generator) -> Array:
     return picture
 
 
+def shatter(picture: Array, s: float, rng: Generator) -> Array:
+    """Fragments: three to seven soft round pieces of the middle, 4 to 9 px wide, pushed 14 s px away."""
+    y, x = np.mgrid[:SIZE, :SIZE].astype(float)
+    for _ in range(3 + rng.integers(5)):
+        cy, cx = rng.uniform(16, 48, 2)
+        radius, angle = rng.uniform(2, 4.5), rng.uniform(0, 2 * np.pi)
+        dy, dx = 14 * s * np.sin(angle), 14 * s * np.cos(angle)
+        inside = np.clip(2 * (1 - np.hypot(y - cy - dy, x - cx - dx) / radius), 0, 1)[..., None] * (s > 0)
+        moved = ndimage.shift(picture, (dy, dx, 0), order=1, mode="nearest")
+        picture = picture * (1 - inside) + moved * inside
+    return picture
+
+
 def dither(picture: Array, s: float, rng: Generator) -> Array:
     """Ordered (Bayer) or random dithering to 2 to 4 levels, blended in by s."""
     bayer = np.array([[0, 8, 2, 10], [12, 4, 14, 6], [3, 11, 1, 9], [15, 7, 13, 5]]) / 16 - 0.47
@@ -217,9 +230,15 @@ WEIGHTS: Mapping[str, tuple[float, float, float]] = {  # (iaa, iqa, ista) lost a
 }
 
 
+#: Only in the ladders of things (see `ladders.draw_malformed`), not among the degradations drawn at random.
+FURTHER: Mapping[str, Degradation] = {"shatter": shatter}
+MALFORMING = ("warp", "missing", "shatter")
+_ALL_WEIGHTS = {**WEIGHTS, "shatter": (1.2, 1.6, 1.0), "repainted": (1.3, 1.8, 1.3)}
+
+
 def impairment(applied: Mapping[str, float]) -> tuple[float, float, float]:
     """(iaa, iqa, ista) losses of {degradation: severity}, in nepers: the argument of `labels.rate`."""
-    losses = [tuple(weight * s for weight in WEIGHTS[name]) for name, s in applied.items()]
+    losses = [tuple(weight * s for weight in _ALL_WEIGHTS[name]) for name, s in applied.items()]
     iaa, iqa, ista = (sum(loss[d] for loss in losses) for d in range(3))
     return iaa, iqa, ista
 
@@ -228,5 +247,5 @@ def degrade(pixels: NDArray[np.uint8], applied: Mapping[str, float], rng: Genera
     """Apply {degradation: severity} in the mapping's order to a uint8 [64, 64, 3] picture."""
     picture = pixels.astype(np.float64) / 255
     for name, severity in applied.items():
-        picture = np.clip(DEGRADATIONS[name](picture, severity, rng), 0, 1)
+        picture = np.clip((DEGRADATIONS.get(name) or FURTHER[name])(picture, severity, rng), 0, 1)
     return (picture * 255 + 0.5).astype(np.uint8)

@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from scipy import stats
 
-from pocket.unipercept import data, degrade, photographs
+from pocket.unipercept import data, degrade, ladders, photographs, redraw
 from pocket.unipercept.model import DIMENSIONS, Rater, expected_score
 
 SEVERITIES = (0.0, 0.12, 0.28, 0.45, 0.65, 0.9)
@@ -83,10 +83,35 @@ def kinds(rater: Rater, cache: str | Path | None = None, count: int = 200) -> di
     return {name: score(rater, np.stack(group)).mean(0) for name, group in groups.items()}
 
 
+def malformed(rater: Rater, bank: ladders.Repainted) -> dict[str, float]:
+    """Share of neighbouring rungs whose IQA falls, among things repainted by the pocket FLUX and among things
+    that are warped, lack parts or are broken (severities 0, 0.3, 0.6, 0.9), over a held-out bank.
+    """
+    results = {}
+    quality = score(rater, bank.pictures.reshape(-1, *bank.pictures.shape[2:]))[:, 1]
+    falls = np.diff(quality.reshape(len(bank.pictures), -1), axis=1) < 0
+    results["order/repainted"] = float(falls[np.diff(bank.severities, axis=1) > 0.05].mean())
+    for name in degrade.MALFORMING:
+        shown = np.stack(
+            [
+                degrade.degrade(ladder[0], {name: severity}, np.random.default_rng(index))
+                for index, ladder in enumerate(bank.pictures)
+                for severity in (0.0, 0.3, 0.6, 0.9)
+            ]
+        )
+        quality = score(rater, shown)[:, 1].reshape(-1, 4)
+        results[f"order/{name} thing"] = float((np.diff(quality, axis=1) < 0).mean())
+        results[f"fall/{name} thing 0.3"] = float((quality[:, 0] - quality[:, 1]).mean())
+    return results
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description="Measure the pocket UniPercept on held-out pictures.")
     parser.add_argument(
         "--model", type=Path, default=Path("pocket/weights/unipercept"), help="published layout"
+    )
+    parser.add_argument(
+        "--flux", type=Path, default=Path("pocket/weights/flux"), help="paints the malformed things"
     )
     parser.add_argument("--cache", help="download folder (default: $POCKET_CACHE or pocket/cache)")
     parser.add_argument("--count", type=int, default=2000, help="held-out pictures for the correlations")
@@ -99,6 +124,8 @@ def main() -> None:
     results = correlations(rater, data.build("held_out", arguments.count, arguments.cache, seed=7))
     crops = held_out_crops(110, arguments.cache)
     results |= severity_order(rater, crops)
+    bank = ladders.Repainted.load(redraw.build(arguments.flux, "held_out", 200, arguments.cache))
+    results |= malformed(rater, bank)
     scorer = SCORERS["unipercept"](path=str(arguments.model))
     start = time.perf_counter()
     table = scorer.score(list(crops))

@@ -28,6 +28,7 @@ from pocket.unipercept import data, ladders
 from pocket.unipercept.evaluate import correlations, held_out_crops, severity_order
 from pocket.unipercept.export import export
 from pocket.unipercept.model import Rater, create, expected_score
+from reward_plugin.checkpoint import load_checkpoint
 
 Scale = tuple[Tensor, Tensor]
 POOL = 40_000  # pictures; the first pool is built before training, the others while it runs
@@ -48,10 +49,12 @@ def rating_loss(logits: Tensor, scores: Tensor) -> Tensor:
 class Batches:
     """Endless shuffled batches over the finished pools; half of them mirrored."""
 
-    def __init__(self, cache: str | None, pools: int, size: int, count: int, seed: int = 0) -> None:
-        root = cache_dir(cache) / "unipercept"
+    def __init__(self, cache: str | None, options: argparse.Namespace, seed: int = 0) -> None:
+        root, pools = cache_dir(cache) / "unipercept", options.pools
+        self.malformed = options.malformed
+        self.bank = ladders.Repainted.load(options.repainted) if options.malformed else None
         self.folders = [root / f"train-{POOL}-{pool}" for pool in range(pools)]
-        self.size, self.ladders, self.rng = size, count, np.random.default_rng(seed)
+        self.size, self.ladders, self.rng = options.batch, options.ladders, np.random.default_rng(seed)
         self.pools: dict[int, tuple[np.ndarray, np.ndarray, np.ndarray]] = {}
         self.order = np.empty((0, 2), dtype=np.int64)
 
@@ -78,6 +81,9 @@ class Batches:
         if self.ladders:
             pool = self.pools[int(self.rng.choice(list(self.pools)))]
             shown, rated = ladders.draw(*pool, self.ladders, self.rng)
+            pictures, targets = np.concatenate([pictures, shown]), np.concatenate([targets, rated])
+        if self.bank:
+            shown, rated = ladders.draw_malformed(self.bank, self.malformed, self.rng)
             pictures, targets = np.concatenate([pictures, shown]), np.concatenate([targets, rated])
         return torch.from_numpy(pictures), torch.from_numpy(targets)
 
@@ -148,7 +154,14 @@ class Run:
         export(rater.model, self.out / "base", self.out / "export")
 
     def load(self, path: Path, resume: bool) -> None:
-        """Take up the weights of another run's state.pt and, to resume, its optimizer and clock."""
+        """Take up the weights of another run's state.pt (and, to resume, its optimizer and clock) or of an
+        exported folder, whose auxiliary head starts anew.
+        """
+        if path.is_dir():
+            weights = load_checkpoint(path).model.state_dict()
+            self.rater.model.load_state_dict(weights)
+            self.average.module.model.load_state_dict(weights)
+            return
         state = torch.load(path, weights_only=True)
         for name in ("rater", "average", "auxiliary", *(("optimizer",) if resume else ())):
             getattr(self, name).load_state_dict(state[name])
@@ -175,11 +188,15 @@ def parse() -> argparse.Namespace:
     )
     parser.add_argument("--batch", type=int, default=16, help="pictures a step")
     parser.add_argument("--ladders", type=int, default=5, help=f"ladders of {ladders.RUNGS} pictures a step")
+    parser.add_argument("--malformed", type=int, default=0, help="ladders of malformed things a step")
+    parser.add_argument("--repainted", type=Path, help="folder of pocket.unipercept.redraw, for --malformed")
     parser.add_argument("--lr", type=float, default=1e-3, help="highest learning rate")
     parser.add_argument("--pools", type=int, default=4, help=f"pools of {POOL} pictures")
     parser.add_argument("--save-minutes", type=float, default=5, help="between checkpoints and evaluations")
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--init", type=Path, help="start from this run's weights, with a fresh schedule")
+    parser.add_argument(
+        "--init", type=Path, help="run or exported folder to start from, with a fresh schedule"
+    )
     parser.add_argument("--resume", action="store_true", help="continue the run in --out")
     return parser.parse_args()
 
@@ -193,14 +210,17 @@ def main() -> None:
     data.build("train", POOL, cache, 0)
     multiprocessing.Process(target=_build_rest, args=(cache, arguments.pools)).start()
 
-    run, batches = Run(out, arguments.lr), Batches(cache, arguments.pools, arguments.batch, arguments.ladders)
+    run, batches = Run(out, arguments.lr), Batches(cache, arguments)
+    rungs = (arguments.ladders + arguments.malformed) * ladders.RUNGS
     if arguments.resume or arguments.init:
-        run.load((out if arguments.resume else arguments.init) / "state.pt", arguments.resume)
+        start = out if arguments.resume else arguments.init
+        state = start / "state.pt"
+        run.load(state if arguments.resume or state.exists() else start, arguments.resume)
     scale, progress, running = batches.statistics(), 0.0, dict[str, float]()
     saved, clock = run.seconds, time.perf_counter()
     while progress < 1:
         progress = min(run.seconds / (60 * arguments.minutes), 1.0)
-        metrics = run.update(*batches.next(), progress, scale, arguments.ladders * ladders.RUNGS)
+        metrics = run.update(*batches.next(), progress, scale, rungs)
         running = {name: 0.99 * running.get(name, value) + 0.01 * value for name, value in metrics.items()}
         now = time.perf_counter()
         run.seconds, clock = run.seconds + now - clock, now

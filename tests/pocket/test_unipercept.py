@@ -30,7 +30,7 @@ def rater() -> Rater:
     return Rater(checkpoint.model, checkpoint.tokenizer)
 
 
-@pytest.mark.parametrize("name", degrade.DEGRADATIONS)
+@pytest.mark.parametrize("name", [*degrade.DEGRADATIONS, *degrade.FURTHER])
 def test_labels_fall_with_every_severity_and_add_up(name):
     clean = labels.measure(picture("coffee"))
     rows = [labels.rate(clean, degrade.impairment({name: s})) for s in (0.0, 0.2, 0.5, 1.0)]
@@ -40,7 +40,7 @@ def test_labels_fall_with_every_severity_and_add_up(name):
     assert np.all(np.array(both) < rows[2])
 
 
-@pytest.mark.parametrize("name", degrade.DEGRADATIONS)
+@pytest.mark.parametrize("name", [*degrade.DEGRADATIONS, *degrade.FURTHER])
 def test_severity_zero_changes_nothing(name):
     before = picture("coffee")
     after = degrade.degrade(before, {name: 0.0}, np.random.default_rng(0))
@@ -98,6 +98,19 @@ def test_ladders_fall_rung_by_rung():
     assert np.all(np.diff(rated[:, :3].reshape(6, ladders.RUNGS, 3), axis=1) < 0)
     right, wrong = torch.from_numpy(rated[:, :3]), torch.from_numpy(rated[::-1, :3].copy())
     assert ladders.difference_loss(right, right) < ladders.difference_loss(wrong, right)
+
+
+def test_malformed_ladders_fall_rung_by_rung():
+    clean = picture("coffee")
+    bank = ladders.Repainted(
+        np.stack([np.stack([clean] * ladders.RUNGS)] * 2),
+        np.array([[0, 0.2, 0.3, 0.6], [0, 0.1, 0.5, 0.9]], dtype=np.float32),
+        np.array([list(labels.measure(clean).values())] * 2, dtype=np.float32),
+    )
+    shown, rated = ladders.draw_malformed(bank, 8, np.random.default_rng(0))
+    assert shown.shape == (8 * ladders.RUNGS, 64, 64, 3) and shown.dtype == np.uint8
+    assert rated.shape == (8 * ladders.RUNGS, 3 + len(data.AUXILIARY))
+    assert np.all(np.diff(rated[:, :3].reshape(8, ladders.RUNGS, 3), axis=1) < 0)
 
 
 def test_committed_weights_order_severities(rater):
