@@ -1,32 +1,31 @@
-"""`python -m reward_plugin serve` and `python -m reward_plugin score`."""
+"""`python -m reward_plugin serve` and `python -m reward_plugin score`.
+
+Exit codes: 0 done; 1 it could not be done; 2 the command line is wrong; 3 scored, but some pictures have no
+complete score; 130 interrupted.
+"""
 
 from __future__ import annotations
 
-import json
+import os
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import Any
 
-from jsonargparse import ArgumentError, ArgumentParser, Namespace
+from jsonargparse import ArgumentError, ArgumentParser
 
-from reward_plugin.errors import ConfigError, RewardError
+from reward_plugin.errors import RewardError
+from reward_plugin.score.config import ScoreConfig
 from reward_plugin.serve import ServeConfig, serve
 
-
-@dataclass(frozen=True)
-class ScoreConfig:
-    """What to score files with.
-
-    Attributes:
-        model: UniPercept checkpoint, a folder or a hub id.
-        scorers: Scorers to run instead or as well, as in a server's config.
-        prompt: Prompt of all the images, for clip.
-    """
-
-    model: str | None = None
-    scorers: list[dict[str, Any]] = field(default_factory=list)
-    prompt: str | None = None
+SCORE_HELP = """Score pictures: a table on a terminal, JSON lines into a pipe, a file with --out.
+Exit codes: 0 every picture has all its scores; 3 some have not; 1 the run could not start or go on;
+2 the command line is wrong; 130 interrupted."""
+IMAGES_HELP = """picture files, folders, patterns such as 'photos/**/*.jpg', .jsonl lists of
+{"image": PATH, "prompt": TEXT, ...}, or .txt lists of paths"""
+# Options of ScoreConfig that need no value on the command line.
+FLAGS = {
+    "recursive": "look into the folders inside folders, too",
+    "retry": "score again what failed before, in a run that goes on",
+}
 
 
 def build_parser() -> ArgumentParser:
@@ -42,35 +41,14 @@ def build_parser() -> ArgumentParser:
     serving.add_class_arguments(ServeConfig)
     commands.add_subcommand("serve", serving, help="answer score requests over HTTP")
 
-    scoring = ArgumentParser(exit_on_error=False, description="Score image files; one JSON line each.")
-    scoring.add_argument("images", nargs="+", type=str, help="image files")
+    scoring = ArgumentParser(exit_on_error=False, description=SCORE_HELP)
+    scoring.add_argument("images", nargs="+", type=str, help=IMAGES_HELP)
     scoring.add_argument("--config", action="config", help=config_help)
-    scoring.add_class_arguments(ScoreConfig)
-    commands.add_subcommand("score", scoring, help="score image files and print one JSON line each")
+    scoring.add_class_arguments(ScoreConfig, skip=set(FLAGS))
+    for name, text in FLAGS.items():
+        scoring.add_argument(f"--{name}", action="store_true", help=text)
+    commands.add_subcommand("score", scoring, help="score pictures: files, folders, lists")
     return parser
-
-
-def score(options: Namespace) -> int:
-    """Score files; 1 when any of them could not be scored, after all the others have been."""
-    from reward_plugin.scorers import build_scorers
-    from reward_plugin.scoring import score_all
-
-    specs = list(options.scorers)
-    if options.model is not None:
-        specs.append({"name": "unipercept", "path": options.model})
-    if not specs:
-        raise ConfigError("nothing to score with: give --model FOLDER, or --config FILE with scorers")
-    scorers = build_scorers(specs)
-    failed = 0
-    for path in options.images:
-        table = score_all(scorers, [path], None if options.prompt is None else [options.prompt])
-        print(json.dumps({"image": str(path), **table.rows()[0], "error": table.errors[0]}), flush=True)
-        failed += table.errors[0] is not None
-    if failed:
-        print(
-            f"reward_plugin: {failed} of {len(options.images)} images have no complete score", file=sys.stderr
-        )
-    return 1 if failed else 0
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -78,9 +56,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = build_parser()
     try:
         options = parser.parse_args(argv)
+        chosen = options[options.subcommand]
         if options.subcommand == "score":
-            return score(options.score)
-        chosen = options.serve
+            from reward_plugin.score.command import run
+
+            return run(
+                chosen.images,
+                ScoreConfig(**{name: chosen[name] for name in ScoreConfig.__dataclass_fields__}),
+            )
         serve(ServeConfig(**{name: chosen[name] for name in ServeConfig.__dataclass_fields__}))
         return 0
     except ArgumentError as error:
@@ -91,6 +74,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 1
     except KeyboardInterrupt:
         return 130
+    except BrokenPipeError:  # whoever read the output has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
 
 
 if __name__ == "__main__":

@@ -27,7 +27,7 @@ from fastapi import Depends, FastAPI, Request
 from fastapi.responses import JSONResponse
 
 from reward_plugin.errors import ProtocolError, RewardError, TooLarge
-from reward_plugin.images import MAX_PIXELS
+from reward_plugin.images import MAX_PIXELS, Exif
 from reward_plugin.queueing import Full, ScoringQueue
 from reward_plugin.scoring import all_dimensions, score_all
 from reward_plugin.types import Scorer
@@ -62,7 +62,12 @@ class RequestFailed(Exception):
 
 
 def build_app(
-    scorers: Sequence[Scorer], *, token: str | None = None, limits: Limits | None = None
+    scorers: Sequence[Scorer],
+    *,
+    token: str | None = None,
+    limits: Limits | None = None,
+    exif: Exif = "ignore",
+    scored_by: str | None = None,
 ) -> FastAPI:
     """An application that serves loaded scorers.
 
@@ -70,6 +75,9 @@ def build_app(
         scorers: with different dimensions.
         token: where given, `/v1` asks for `Authorization: Bearer TOKEN`.
         limits: see `Limits`.
+        exif: whether encoded pictures are turned as their orientation tag says.
+        scored_by: what decides the scores, for clients that keep it with them; see
+            `reward_plugin.score.identity`.
     """
     limits = limits or Limits()
     dimensions = all_dimensions(scorers)
@@ -113,13 +121,14 @@ def build_app(
                 {"name": s.name, "dimensions": s.dimensions, "ranges": dict(s.ranges)} for s in scorers
             ],
             "limits": {"max_items": limits.max_items, "max_bytes": limits.max_bytes},
+            "scored_by": scored_by,
         }
 
     @app.post("/v1/score", dependencies=[Depends(authorize)])
     async def score(request: Request) -> dict[str, Any]:
         batch = await _read(request, limits)
         chosen = _choose(scorers, batch)
-        job = partial(score_all, chosen, batch.images, batch.prompts, limits.max_pixels)
+        job = partial(score_all, chosen, batch.images, batch.prompts, limits.max_pixels, exif)
         start = time.monotonic()
         try:
             table = await queue.run(job)

@@ -116,20 +116,24 @@ class RewardClient:
             transport=transport,
         )
         self._encode = to_npy if self._connection.is_local else to_png
-        self._dimensions: tuple[str, ...] | None = None
+        self._description: Mapping[str, Any] | None = None
         self._batches = ThreadPoolExecutor(concurrency, thread_name_prefix="reward-batch")
         self._requests = ThreadPoolExecutor(concurrency, thread_name_prefix="reward-request")
 
     @property
     def dimensions(self) -> tuple[str, ...]:
-        """Columns of every table that comes back; asked from the server once."""
-        if self._dimensions is None:
+        """Columns of every table that comes back."""
+        return tuple(self.description["dimensions"])
+
+    @property
+    def description(self) -> Mapping[str, Any]:
+        """What the server says of itself at /v1/scorers; asked once."""
+        if self._description is None:
             answer = self._connection.send("GET", "/v1/scorers")
-            try:
-                self._dimensions = tuple(answer["dimensions"])
-            except (KeyError, TypeError):
-                raise ProtocolError("the server's /v1/scorers does not list dimensions") from None
-        return self._dimensions
+            if not isinstance(answer, dict) or not isinstance(answer.get("dimensions"), list):
+                raise ProtocolError("the server's /v1/scorers does not list dimensions")
+            self._description = answer
+        return self._description
 
     def submit(self, images: Sequence[ImageLike], prompts: Sequence[str] | None = None) -> Future[ScoreTable]:
         """Start scoring; the images must not be changed until the future is done.

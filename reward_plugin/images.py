@@ -1,17 +1,20 @@
 """The one place where PIL images, arrays, tensors, encoded bytes and files meet.
 
 Everything becomes an RGB `PIL.Image` the way the published scorers do it: `Image.convert("RGB")`, so grey is
-repeated over three channels, transparency is dropped (not blended), and EXIF orientation is not applied.
+repeated over three channels, transparency is dropped (not blended), of an animation the first frame counts,
+and EXIF orientation is not applied unless asked for. docs/images_accepted.md says what every kind of picture
+gets; a test runs its rows.
 """
 
 from __future__ import annotations
 
 import io
 import math
+import threading
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import PIL.Image
@@ -32,25 +35,48 @@ DEEP_MODES = frozenset({"I", "F"})
 NPY_MAGIC = b"\x93NUMPY"
 #: How far a float tensor may leave [0, 1] by rounding before it is taken for one in another range.
 RANGE_SLACK = 1e-3
+#: What becomes of EXIF (or XMP) orientation: pixels as they are stored, as published, or turned upright.
+Exif = Literal["ignore", "apply"]
+ORIENTATION = 0x0112  # the EXIF tag
+TURNS = {
+    2: PIL.Image.Transpose.FLIP_LEFT_RIGHT,
+    3: PIL.Image.Transpose.ROTATE_180,
+    4: PIL.Image.Transpose.FLIP_TOP_BOTTOM,
+    5: PIL.Image.Transpose.TRANSPOSE,
+    6: PIL.Image.Transpose.ROTATE_270,
+    7: PIL.Image.Transpose.TRANSVERSE,
+    8: PIL.Image.Transpose.ROTATE_90,
+}
+#: `warnings.catch_warnings` changes the whole process, and pictures are opened in several threads.
+_OPENING = threading.Lock()
 
 
-def to_rgb(image: ImageLike, max_pixels: int = MAX_PIXELS) -> PIL.Image.Image:
-    """Any accepted form of a picture as a fully decoded RGB image.
+def to_rgb(image: ImageLike, max_pixels: int = MAX_PIXELS, exif: Exif = "ignore") -> PIL.Image.Image:
+    """Any accepted form of a picture as a fully decoded RGB image without metadata.
+
+    A plain RGB `PIL.Image` comes back as it is, not copied.
+
+    Args:
+        image: see `ImageLike`.
+        max_pixels: largest width x height.
+        exif: `apply` turns the picture as its orientation tag says; arrays and tensors have none.
 
     Raises:
         BadImage: with the rule it breaks: unreadable, truncated, too large, wrong dtype, shape or value
         range.
     """
     if isinstance(image, PIL.Image.Image):
-        return _decoded(image, max_pixels)
+        return _decoded(image, max_pixels, exif)
     if isinstance(image, np.ndarray):
         return _from_array(image, max_pixels)
     if isinstance(image, bytes | bytearray | memoryview):
         if bytes(image[: len(NPY_MAGIC)]) == NPY_MAGIC:
             return _from_array(_read_npy(image), max_pixels)
-        return _opened(io.BytesIO(image), "the encoded image", max_pixels)
+        return _opened(io.BytesIO(image), "the encoded image", max_pixels, exif)
     if isinstance(image, str | Path):
-        return _opened(Path(image), str(image), max_pixels)
+        if Path(image).exists() and not Path(image).is_file():  # reading a pipe would wait for ever
+            raise BadImage(f"{image}: not a file")
+        return _opened(Path(image), str(image), max_pixels, exif)
     if (
         type(image).__module__.partition(".")[0] == "torch"
     ):  # without importing torch for those who never use it
@@ -80,7 +106,7 @@ def to_npy(image: ImageLike, max_pixels: int = MAX_PIXELS) -> bytes:
 
 
 def to_rgb_each(
-    images: Sequence[ImageLike], max_pixels: int = MAX_PIXELS
+    images: Sequence[ImageLike], max_pixels: int = MAX_PIXELS, exif: Exif = "ignore"
 ) -> tuple[list[PIL.Image.Image], list[str | None]]:
     """Decode a batch of which some items may be bad.
 
@@ -91,19 +117,20 @@ def to_rgb_each(
     errors: list[str | None] = []
     for image in images:
         try:
-            good.append(to_rgb(image, max_pixels))
+            good.append(to_rgb(image, max_pixels, exif))
             errors.append(None)
         except BadImage as error:
             errors.append(str(error))
     return good, errors
 
 
-def _opened(source: io.BytesIO | Path, what: str, max_pixels: int) -> PIL.Image.Image:
+def _opened(source: io.BytesIO | Path, what: str, max_pixels: int, exif: Exif) -> PIL.Image.Image:
     try:
-        with warnings.catch_warnings():
+        with _OPENING, warnings.catch_warnings():  # reads the header only
             warnings.simplefilter("ignore", PIL.Image.DecompressionBombWarning)  # the limit below is stricter
-            with PIL.Image.open(source, formats=FORMATS) as image:
-                return _decoded(image, max_pixels)
+            image = PIL.Image.open(source, formats=FORMATS)
+        with image:
+            return _decoded(image, max_pixels, exif)
     except BadImage as error:
         raise BadImage(f"{what}: {error}") from None
     except FileNotFoundError:
@@ -111,20 +138,41 @@ def _opened(source: io.BytesIO | Path, what: str, max_pixels: int) -> PIL.Image.
     except PIL.Image.DecompressionBombError:
         raise BadImage(f"{what}: larger than {max_pixels} pixels; scale it down first") from None
     except PIL.UnidentifiedImageError:
-        raise BadImage(f"{what}: not one of {', '.join(FORMATS)}, or damaged at the start") from None
-    except (OSError, ValueError, SyntaxError, EOFError, MemoryError) as error:  # what PIL's decoders raise
-        raise BadImage(f"{what}: {error}") from None
+        empty = source.stat().st_size == 0 if isinstance(source, Path) else not source.getbuffer().nbytes
+        reason = "0 bytes" if empty else f"not one of {', '.join(FORMATS)}, or damaged at the start"
+        raise BadImage(f"{what}: {reason}") from None
+    except Exception as error:
+        raise BadImage(f"{what}: cannot be opened: {_reason(error)}") from None
 
 
-def _decoded(image: PIL.Image.Image, max_pixels: int) -> PIL.Image.Image:
+def _decoded(image: PIL.Image.Image, max_pixels: int, exif: Exif) -> PIL.Image.Image:
     """Check the size, which the header alone tells, before a single pixel is decoded."""
     _check_size(image.width, image.height, max_pixels)
     if image.mode in DEEP_MODES or image.mode.startswith("I;16"):
         raise BadImage(f"mode {image.mode} has more than 8 bits a channel; convert it to 8 bits first")
     try:
-        return image.convert("RGB")
-    except (OSError, ValueError, SyntaxError, EOFError, MemoryError) as error:
-        raise BadImage(f"cannot be decoded: {error}") from None
+        rgb = image if type(image) is PIL.Image.Image and image.mode == "RGB" else image.convert("RGB")
+    except Exception as error:
+        raise BadImage(f"cannot be decoded: {_reason(error)}") from None
+    # looked at after decoding, because PIL itself turns a TIFF upright then, and removes its tag
+    if exif == "apply" and (turn := TURNS.get(_orientation(image))) is not None:
+        rgb = rgb.transpose(turn)
+    if rgb is not image:
+        rgb.info = {}  # an orientation that is left in would be applied again by the next reader
+    return rgb
+
+
+def _orientation(image: PIL.Image.Image) -> int:
+    """1 (upright) to 8; 1 as well where the metadata is damaged: the pixels may still be good."""
+    try:
+        return int(image.getexif().get(ORIENTATION, 1))
+    except Exception:
+        return 1
+
+
+def _reason(error: Exception) -> str:
+    """What a decoder says. PIL's raise OSError where they look, and anything where they do not."""
+    return str(error) if isinstance(error, OSError) and str(error) else f"{type(error).__name__}: {error}"
 
 
 def _check_size(width: int, height: int, max_pixels: int) -> None:
@@ -136,25 +184,57 @@ def _check_size(width: int, height: int, max_pixels: int) -> None:
 
 def _from_array(array: np.ndarray, max_pixels: int) -> PIL.Image.Image:
     if array.dtype != np.uint8 or array.ndim != 3 or array.shape[2] != 3:
-        raise BadImage(f"array of {array.dtype} {array.shape}; it must be uint8 [height, width, 3]")
+        raise BadImage(
+            f"array of {array.dtype} {array.shape}; it must be uint8 [height, width, 3]"
+            + _array_remedy(array.dtype, array.shape)
+        )
     _check_size(array.shape[1], array.shape[0], max_pixels)
     return PIL.Image.fromarray(np.ascontiguousarray(array))
+
+
+def _array_remedy(dtype: np.dtype, shape: tuple[int, ...]) -> str:
+    """How to bring an array of another layout into ours, for the layouts that people have."""
+    if dtype != np.uint8:
+        return "; scale floats in [0, 1] by 255, round, and cast" if dtype.kind == "f" else "; cast it"
+    if len(shape) == 3 and shape[0] == 3:
+        return "; transpose(1, 2, 0) makes it so"
+    if len(shape) == 3 and shape[2] == 4:
+        return "; drop the alpha channel with [..., :3]"
+    if len(shape) == 2 or (len(shape) == 3 and shape[2] == 1):
+        return "; repeat the grey channel three times"
+    return "; pass the pictures of a batch one by one" if len(shape) == 4 else ""
 
 
 def _tensor_to_array(tensor: torch.Tensor) -> np.ndarray:
     import torch
 
     if tensor.ndim != 3 or tensor.shape[0] != 3:
-        raise BadImage(f"tensor of shape {tuple(tensor.shape)}; it must be [3, height, width]")
+        raise BadImage(
+            f"tensor of shape {tuple(tensor.shape)}; it must be [3, height, width]"
+            + _tensor_remedy(tuple(tensor.shape))
+        )
     if tensor.dtype != torch.uint8:
         if not tensor.is_floating_point():
             raise BadImage(f"tensor of {tensor.dtype}; it must be uint8, or float in [0, 1]")
         tensor = tensor.detach().float()
         low, high = (float(bound) for bound in tensor.aminmax()) if tensor.numel() else (0.0, 0.0)
-        if not (low >= -RANGE_SLACK and high <= 1 + RANGE_SLACK):  # also false for NaN
+        if math.isnan(low):
+            raise BadImage("tensor with NaN values; a float image must lie in [0, 1]")
+        if low < -RANGE_SLACK or high > 1 + RANGE_SLACK:
             raise BadImage(f"tensor values from {low:g} to {high:g}; a float image must lie in [0, 1]")
         tensor = (tensor.clamp(0, 1) * 255).round().to(torch.uint8)
     return tensor.permute(1, 2, 0).cpu().numpy()
+
+
+def _tensor_remedy(shape: tuple[int, ...]) -> str:
+    """How to bring a tensor of another layout into ours."""
+    if len(shape) == 3 and shape[2] == 3:
+        return "; permute(2, 0, 1) makes it so"
+    if len(shape) == 3 and shape[0] == 4:
+        return "; drop the alpha channel with [:3]"
+    if len(shape) == 2 or (len(shape) == 3 and shape[0] == 1):
+        return "; repeat the grey channel three times"
+    return "; pass the pictures of a batch one by one" if len(shape) == 4 else ""
 
 
 def _read_npy(data: bytes | bytearray | memoryview) -> np.ndarray:

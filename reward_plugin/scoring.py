@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from reward_plugin.errors import ConfigError, RewardError, ScorerFailed
-from reward_plugin.images import MAX_PIXELS, to_rgb_each
+from reward_plugin.images import MAX_PIXELS, Exif, to_rgb_each
 from reward_plugin.types import ImageLike, Scorer, ScoreTable
 
 
@@ -14,6 +14,7 @@ def score_all(
     images: Sequence[ImageLike],
     prompts: Sequence[str] | None = None,
     max_pixels: int = MAX_PIXELS,
+    exif: Exif = "ignore",
 ) -> ScoreTable:
     """Score images with every scorer; an unreadable image is missing in all columns and costs only itself.
 
@@ -25,7 +26,7 @@ def score_all(
         raise ConfigError(
             f"{len(prompts)} prompts for {len(images)} images; give one prompt per image, or none"
         )
-    good, errors = to_rgb_each(images, max_pixels)
+    good, errors = to_rgb_each(images, max_pixels, exif)
     if prompts is not None:
         prompts = [prompt for prompt, error in zip(prompts, errors, strict=True) if error is None]
     return ScoreTable.merge([_score(scorer, good, prompts) for scorer in scorers]).scatter(errors)

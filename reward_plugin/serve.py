@@ -27,6 +27,8 @@ class ServeConfig:
         max_items: Pictures in one request.
         max_bytes: Bytes of one request.
         max_waiting: Requests that wait while one is scored; the next is told to come back later (503).
+        exif: Turn pictures as their EXIF orientation says (apply), or take the pixels as they are stored, as
+            the published scorers do (ignore).
         log_level: How much to say.
     """
 
@@ -37,6 +39,7 @@ class ServeConfig:
     max_items: int = 256
     max_bytes: int = 256 * 1024 * 1024
     max_waiting: int = 32
+    exif: Literal["ignore", "apply"] = "ignore"
     log_level: Literal["debug", "info", "warning", "error"] = "info"
 
 
@@ -64,6 +67,7 @@ def serve(config: ServeConfig) -> None:
     import uvicorn
 
     from reward_plugin.app import Limits, build_app
+    from reward_plugin.score.identity import scored_by
     from reward_plugin.scorers import build_scorers
 
     scorers = build_scorers(config.scorers)
@@ -71,9 +75,16 @@ def serve(config: ServeConfig) -> None:
     host, port = listener.getsockname()[:2]
     names = ", ".join(f"{scorer.name} ({', '.join(scorer.dimensions)})" for scorer in scorers)
     log.info("reward server on http://%s:%d: %s", f"[{host}]" if ":" in host else host, port, names)
+    app = build_app(
+        scorers,
+        token=token,
+        limits=limits,
+        exif=config.exif,
+        scored_by=scored_by(config.scorers, config.exif),
+    )
     server = uvicorn.Server(
         uvicorn.Config(
-            build_app(scorers, token=token, limits=limits),
+            app,
             log_config=None,
             access_log=False,
             timeout_keep_alive=75,
