@@ -17,21 +17,22 @@ FAILED, MISUSED = 1, 2
 
 def build_parser() -> Any:
     """The command line: every key of the config is an option, unknown ones are errors."""
-    import jsonargparse
+    from jsonargparse import ArgumentParser
 
     from eval.config import CompareConfig
+    from flow_grpo.parser import Parser
 
-    parser = jsonargparse.ArgumentParser(
+    parser = ArgumentParser(
         prog="python -m eval",
         description="Compare a base model with its tuned LoRA on held-out prompts.",
         exit_on_error=False,
     )
-    compare = jsonargparse.ArgumentParser(exit_on_error=False)
+    compare = Parser(exit_on_error=False)
     compare.add_argument(
         "--config", action="config", help="YAML file; options on the command line come on top."
     )
     compare.add_class_arguments(CompareConfig)
-    report = jsonargparse.ArgumentParser(exit_on_error=False)
+    report = ArgumentParser(exit_on_error=False)
     report.add_argument("folder", type=str, help="Folder with the results.json that compare wrote.")
     commands = parser.add_subcommands(dest="command", required=True)
     commands.add_subcommand(
@@ -68,9 +69,7 @@ def _parse(arguments: Sequence[str] | None) -> Callable[[], None]:
 
     parser = build_parser()
     parsed = parser.parse_args(arguments)
-    # Called instantiate since jsonargparse 4.49.
-    instantiate = getattr(parser, "instantiate", None) or parser.instantiate_classes
-    settings = instantiate(parsed)[parsed.command]
+    settings = parser.instantiate(parsed)[parsed.command]
     if parsed.command == "report":
         return partial(_report, Path(settings["folder"]))
     config = CompareConfig(**{name: settings[name] for name in CompareConfig.__dataclass_fields__})

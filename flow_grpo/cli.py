@@ -28,9 +28,9 @@ class Invocation:
 
 def parse(arguments: Sequence[str] | None = None) -> Invocation:
     """Read `--config FILE --any.key value`; exits with code 2 and one message on anything wrong."""
-    import jsonargparse
+    from flow_grpo.parser import Parser
 
-    parser = jsonargparse.ArgumentParser(
+    parser = Parser(
         prog="flow_grpo.train",
         usage="accelerate launch -m flow_grpo.train --config FILE [--any.key VALUE] [--dry-run] [--resume X]",
         description="Fine-tune a FLUX LoRA with Flow-GRPO against perceptual rewards.",
@@ -47,8 +47,7 @@ def parse(arguments: Sequence[str] | None = None) -> Invocation:
         help="auto, none, or the path of a checkpoint folder (default: auto).",
     )
     parser.add_class_arguments(TrainConfig)
-    namespace = parser.parse_args(arguments)
-    values = parser.instantiate_classes(namespace)
+    values = parser.instantiate(parser.parse_args(arguments))
     config = TrainConfig(**{name: values[name] for name in TrainConfig.__dataclass_fields__})
     try:
         check(config)

@@ -72,6 +72,10 @@ def refused(capsys, *command):
         ({"model": {"lora": {"rnak": 4}}}, "rnak"),
         ({"sampler": {"noise": 0.3}}, "noise"),
         ({"reward": {"weight": {"iaa": 1}}}, "weight.iaa"),
+        ({"modle": {}}, "modle"),
+        ({"sampler": {"noise": {}}}, "sampler.noise"),
+        ({"model": {"lora": {"rnak": {"deeper": {}}}}}, "model.lora.rnak"),
+        ({"model.lora.rnak": {}}, "model.lora.rnak"),
     ],
 )
 def test_an_unknown_key_is_named(capsys, tmp_path, content, key):
@@ -79,6 +83,31 @@ def test_an_unknown_key_is_named(capsys, tmp_path, content, key):
     path.write_text(yaml.safe_dump(content))
     message = refused(capsys, "--config", str(path))
     assert key in message and "usage" in message
+
+
+@pytest.mark.parametrize(
+    "option, value, key",
+    [
+        ("--sampler", "{noise: {}}", "sampler.noise"),
+        ("--model.lora", "{rnak: {}}", "model.lora.rnak"),
+        ("--sampler", "{seed: {}}", "sampler.seed"),  # a key, but of another section
+        ("--modle", "{}", "modle"),
+    ],
+)
+def test_an_unknown_key_on_the_command_line_is_named(capsys, option, value, key):
+    assert key in refused(capsys, option, value)
+
+
+def test_an_empty_section_changes_nothing_and_a_null_one_is_named(capsys, tmp_path):
+    path, reward = tmp_path / "c.yaml", ["--reward.url", "http://a:1"]
+    path.write_text("sampler: {}\nmodel: {lora: {}}\n")
+    unchanged = parse(reward).config
+    assert parse(["--config", str(path), *reward]).config == unchanged
+    assert parse([*reward, "--model", "{lora: {}}"]).config == unchanged
+    path.write_text("sampler:\n#  num_steps: 8\n")
+    assert "sampler is null" in refused(capsys, "--config", str(path))
+    path.write_text("model:\n  lora:\n")
+    assert "model.lora is null" in refused(capsys, "--config", str(path))
 
 
 def test_a_wrong_type_and_a_missing_file_are_named(capsys, tmp_path):
