@@ -14,26 +14,26 @@ ROOT = Path(__file__).resolve().parents[1]
 CONFIGS = ROOT / "configs"
 
 
-def load_train(path: Path) -> None:
-    parse(["--config", str(path)])
+def load_train(path: Path) -> object:
+    return parse(["--config", str(path)]).config
 
 
-def load_reward(path: Path) -> None:
-    reward_command.build_parser().parse_args(["serve", "--config", str(path)])
+def load_reward(path: Path) -> object:
+    return reward_command.build_parser().parse_args(["serve", "--config", str(path)]).serve
 
 
-def load_eval(path: Path) -> None:
+def load_eval(path: Path) -> object:
     parser = eval_command.build_parser()
-    parser.instantiate_classes(parser.parse_args(["compare", "--config", str(path)]))
+    return parser.instantiate(parser.parse_args(["compare", "--config", str(path)])).compare
 
 
-def load_accelerate(path: Path) -> None:
+def load_accelerate(path: Path) -> object:
     from accelerate.commands.config.config_args import load_config_from_file
 
-    load_config_from_file(str(path))
+    return load_config_from_file(str(path))
 
 
-LOADERS: dict[str, Callable[[Path], None]] = {
+LOADERS: dict[str, Callable[[Path], object]] = {
     ".": load_train,
     "reward": load_reward,
     "eval": load_eval,
@@ -58,15 +58,31 @@ def test_no_config_is_left_out():
     assert all(files(folder) for folder in LOADERS)
 
 
-@every_file
-def test_it_loads(folder: str, path: Path):
-    LOADERS[folder](path)
+def differences(written: object, loaded: object, name: str = "") -> list[str]:
+    """Keys whose value in a file is not what was loaded from it; what the file leaves out may be anything."""
+    if isinstance(written, dict):
+        there = loaded if isinstance(loaded, dict) else vars(loaded)
+        parts = [differences(value, there[key], f"{name}.{key}") for key, value in written.items()]
+        return [line for part in parts for line in part]
+    if isinstance(loaded, tuple):
+        loaded = list(loaded)
+    # Accelerate has enums for its texts.
+    same = written == loaded or written == getattr(loaded, "value", loaded)
+    return [] if same else [f"{name}: {written!r} became {loaded!r}"]
 
 
 @every_file
-def test_an_unknown_key_is_refused_by_name(folder: str, path: Path, tmp_path: Path, capsys):
+def test_every_key_of_the_file_arrives(folder: str, path: Path):
+    assert not differences(yaml.safe_load(path.read_text()), LOADERS[folder](path))
+
+
+@pytest.mark.parametrize("value", ["1", "{}", "{deeper: {}}"])
+@every_file
+def test_an_unknown_key_is_refused_by_name(folder: str, path: Path, value: str, tmp_path: Path, capsys):
+    if folder == "reward" and value != "1":
+        pytest.skip("jsonargparse drops a mapping without values unseen")
     changed = tmp_path / path.name
-    changed.write_text(path.read_text() + "\nno_such_key: 1\n")
+    changed.write_text(f"{path.read_text()}\nno_such_key: {value}\n")
     with pytest.raises((SystemExit, Exception)) as caught:  # each library has its own
         LOADERS[folder](changed)
     assert "no_such_key" in f"{caught.value} {capsys.readouterr().err}"
