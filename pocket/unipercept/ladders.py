@@ -19,7 +19,7 @@ from pocket.unipercept import data, degrade, labels
 
 RUNGS = 4
 SHARES = {
-    "jpeg": 8.0,
+    "jpeg": 12.0,
     "warp": 3.0,
     "posterise": 2.0,
     "ringing": 2.0,

@@ -30,6 +30,7 @@ from pocket.unipercept.export import export
 from pocket.unipercept.model import Rater, create, expected_score
 from reward_plugin.checkpoint import load_checkpoint
 
+HEADS = ("auxiliary", "repair")  # dropped at export
 Scale = tuple[Tensor, Tensor]
 POOL = 40_000  # pictures; the first pool is built before training, the others while it runs
 
@@ -44,6 +45,24 @@ def rating_loss(logits: Tensor, scores: Tensor) -> Tensor:
     """Cross-entropy of letters [B, 3, 101] with soft targets, plus the expectation's error in units of 20."""
     entropy = -(letter_targets(scores) * logits.log_softmax(-1)).sum(-1).mean()
     return entropy + (expected_score(logits) - scores).abs().mean() / 20
+
+
+REPAIR = 3 * 8 * 8 + 4  # of each image token: what to add at half size, and how much is wrong by quarter
+
+
+def repair_targets(ladders_shown: Tensor) -> Tensor:
+    """What the second auxiliary head predicts of malformed things: [ladders * RUNGS, tokens, REPAIR].
+
+    For each of the 4 x 4 image tokens, which stand for 16 x 16 pixels: true picture (the first rung) minus
+    shown picture at half size, in units of 0.1, and log10 of its mean square in each quarter. It asks what
+    the thing should look like, which scores alone teach too slowly.
+    """
+    pictures = ladders_shown.float().div(255).unflatten(0, (-1, ladders.RUNGS))
+    wrong = (pictures[:, :1] - pictures).flatten(0, 1).permute(0, 3, 1, 2)
+    cells = F.avg_pool2d(wrong, 2).unfold(2, 8, 8).unfold(3, 8, 8)  # [B, 3, 4, 4, 8, 8]
+    cells = cells.permute(0, 2, 3, 1, 4, 5).flatten(1, 2)  # [B, 16, 3, 8, 8]
+    quarters = cells.square().unflatten(-1, (2, 4)).unflatten(-3, (2, 4)).mean((2, 4, 6)).flatten(2)
+    return torch.cat([10 * cells.flatten(2), (quarters + 1e-4).log10() + 4], -1)
 
 
 class Batches:
@@ -94,7 +113,7 @@ class Batches:
 
 
 class Run:
-    """Everything that a checkpoint holds: the rater, its moving average, the auxiliary head, optimizer and
+    """Everything that a checkpoint holds: the rater, its moving average, the auxiliary heads, optimizer and
     clock.
     """
 
@@ -102,7 +121,9 @@ class Run:
         model = create(out / "base")
         self.rater = Rater(model, Qwen2Tokenizer.from_pretrained(out / "base"))
         self.auxiliary = nn.Linear(model.config.text_config.hidden_size, len(data.AUXILIARY))
-        self.parameters = [*self.rater.parameters(), *self.auxiliary.parameters()]
+        self.repair = nn.Linear(model.config.text_config.hidden_size, REPAIR)
+        heads = [*self.auxiliary.parameters(), *self.repair.parameters()]
+        self.parameters = [*self.rater.parameters(), *heads]
         groups = [
             {"params": [p for p in self.parameters if p.ndim > 1], "weight_decay": 0.05},
             {"params": [p for p in self.parameters if p.ndim <= 1], "weight_decay": 0.0},
@@ -112,7 +133,7 @@ class Run:
         self.out, self.lr, self.step, self.seconds = out, lr, 0, 0.0
 
     def update(
-        self, pictures: Tensor, targets: Tensor, progress: float, scale: Scale, rungs: int
+        self, pictures: Tensor, targets: Tensor, progress: float, scale: Scale, rungs: int, malformed: int
     ) -> dict[str, float]:
         """One optimizer step; returns its losses and the mean absolute error in points."""
         for group in self.optimizer.param_groups:
@@ -120,13 +141,20 @@ class Run:
         with torch.autocast("cpu", torch.bfloat16):
             logits, image = self.rater(pictures)
             guessed = self.auxiliary(image.mean(1)).float()
+            repair = self.repair(image[len(image) - malformed :]).float()
         rating = rating_loss(logits, targets[:, :3])
         wanted = (targets[:, 3:] - scale[0]) / scale[1]
         known = ~wanted.isnan()
         statistics = F.smooth_l1_loss(guessed[known], wanted[known])
         loss = rating + 8 * statistics
+        metrics = {"rating": rating.item(), "statistics": statistics.item()}
         if rungs:
             loss = loss + ladders.difference_loss(expected_score(logits[-rungs:]), targets[-rungs:, :3])
+        if malformed:
+            wrong = repair_targets(pictures[-malformed:])
+            repaired = F.smooth_l1_loss(repair, wrong)
+            loss = loss + 4 * repaired
+            metrics["repair"] = (repaired / F.smooth_l1_loss(torch.zeros_like(wrong), wrong)).item()
         self.optimizer.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(self.parameters, 1.0)
@@ -134,7 +162,7 @@ class Run:
         self.average.update_parameters(self.rater)
         self.step += 1
         error = (expected_score(logits.detach()) - targets[:, :3]).abs().mean()
-        return {"rating": rating.item(), "statistics": statistics.item(), "error": error.item()}
+        return metrics | {"error": error.item()}
 
     def evaluate(self, held_out: Path, crops: np.ndarray) -> dict[str, float]:
         """Correlations on 1,000 held-out pictures and the order of severities, of the averaged weights."""
@@ -144,9 +172,7 @@ class Run:
 
     def save(self) -> None:
         """Write state.pt (beside, then renamed) and the published layout of the averaged weights."""
-        state = {
-            name: getattr(self, name).state_dict() for name in ("rater", "average", "auxiliary", "optimizer")
-        }
+        state = {name: getattr(self, name).state_dict() for name in ("rater", "average", *HEADS, "optimizer")}
         torch.save(state | {"step": self.step, "seconds": self.seconds}, self.out / "state.tmp")
         (self.out / "state.tmp").replace(self.out / "state.pt")
         rater = self.average.module
@@ -163,8 +189,9 @@ class Run:
             self.average.module.model.load_state_dict(weights)
             return
         state = torch.load(path, weights_only=True)
-        for name in ("rater", "average", "auxiliary", *(("optimizer",) if resume else ())):
-            getattr(self, name).load_state_dict(state[name])
+        for name in ("rater", "average", *HEADS, *(("optimizer",) if resume else ())):
+            if name in state:
+                getattr(self, name).load_state_dict(state[name])
         if resume:
             self.step, self.seconds = state["step"], state["seconds"]
 
@@ -220,7 +247,7 @@ def main() -> None:
     saved, clock = run.seconds, time.perf_counter()
     while progress < 1:
         progress = min(run.seconds / (60 * arguments.minutes), 1.0)
-        metrics = run.update(*batches.next(), progress, scale, rungs)
+        metrics = run.update(*batches.next(), progress, scale, rungs, ladders.RUNGS * arguments.malformed)
         running = {name: 0.99 * running.get(name, value) + 0.01 * value for name, value in metrics.items()}
         now = time.perf_counter()
         run.seconds, clock = run.seconds + now - clock, now
