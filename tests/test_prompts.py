@@ -234,6 +234,6 @@ def test_flux_text_prompts_quote_the_text(flux_train, flux_heldout):
 
 
 def test_pocket_prompts_are_disjoint():
-    files = [read_prompts(SHIPPED / f"pocket_{part}.txt") for part in ("train", "val", "heldout")]
+    files = [read_prompts(SHIPPED / f"pocket_{part}.txt") for part in ("train", "val", "trial", "heldout")]
     texts_of = [{fold(prompt.text) for prompt in prompts} for prompts in files]
     assert len(frozenset().union(*texts_of)) == sum(len(prompts) for prompts in files)
