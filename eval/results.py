@@ -98,22 +98,7 @@ def build(
         notes: What a reader must know besides, see `eval.provenance`.
     """
     columns = {side.name: _columns(side.scores, weights) for side in (base, tuned)}
-    prompts = np.array([item.index for item in items])
-
-    def summarise(rows: np.ndarray) -> dict[str, Comparison]:
-        before, after = columns[base.name], columns[tuned.name]
-        return {
-            name: compare(before[name][rows], after[name][rows], prompts[rows], bootstrap) for name in before
-        }
-
-    summary = summarise(np.arange(len(items)))
-    if np.isfinite(base.diversity).any():
-        order = np.arange(len(base.diversity))
-        summary[DIVERSITY] = compare(base.diversity, tuned.diversity, order, bootstrap)
-    by_category = {}
-    for category in sorted({name for name in categories if name}):
-        rows = np.flatnonzero([name == category for name in categories])
-        by_category[category] = {name: result.to_dict() for name, result in summarise(rows).items()}
+    summary, by_category = _summaries(items, categories, base, tuned, columns, bootstrap)
     trained = [name for name in base.scores.dimensions if weights.get(name)]
     return {
         "schema": SCHEMA,
@@ -132,8 +117,8 @@ def build(
                 "baseline": base.name,
                 "model": tuned.name,
                 "confidence": bootstrap.confidence,
-                "summary": {name: result.to_dict() for name, result in summary.items()},
-                "categories": by_category,
+                "summary": _plain(summary),
+                "categories": {name: _plain(part) for name, part in by_category.items()},
                 "verdict": judge(summary, trained, targets, bootstrap.confidence),
             }
         ],
@@ -174,6 +159,35 @@ def _columns(scores: ScoreTable, weights: Mapping[str, float]) -> dict[str, np.n
     names = sorted(scores.dimensions, key=lambda name: not weights.get(name))
     reward = combine(scores, weights).reward
     return {REWARD: reward, **{name: scores.column(name) for name in names}}
+
+
+def _summaries(
+    items: Sequence[Item],
+    categories: Sequence[str | None],
+    base: Side,
+    tuned: Side,
+    columns: Mapping[str, Mapping[str, np.ndarray]],
+    bootstrap: Bootstrap,
+) -> tuple[dict[str, Comparison], dict[str, dict[str, Comparison]]]:
+    """Each dimension compared over all pairs, with diversity, and over the pairs of each category."""
+    before, after = columns[base.name], columns[tuned.name]
+    prompts = np.array([item.index for item in items])
+
+    def summarise(rows: np.ndarray | slice) -> dict[str, Comparison]:
+        return {
+            name: compare(before[name][rows], after[name][rows], prompts[rows], bootstrap) for name in before
+        }
+
+    summary = summarise(slice(None))
+    if np.isfinite(base.diversity).any():
+        order = np.arange(len(base.diversity))
+        summary[DIVERSITY] = compare(base.diversity, tuned.diversity, order, bootstrap)
+    names = sorted({name for name in categories if name})
+    return summary, {name: summarise(np.array([kind == name for kind in categories])) for name in names}
+
+
+def _plain(summary: Mapping[str, Comparison]) -> dict[str, dict[str, Any]]:
+    return {name: result.to_dict() for name, result in summary.items()}
 
 
 def _dimension(name: str, weights: Mapping[str, float]) -> dict[str, Any]:
