@@ -1,13 +1,13 @@
-"""Load a UniPercept-format checkpoint into transformers' native InternVL, from either layout, without remote
-code.
+"""Load a UniPercept-format checkpoint, in either layout, into transformers' native InternVL: no remote code.
 
-* published: `InternVLChatModel` keys and config, as UniPercept, ArtiMuse and InternVL3 are released. The
-config names
-  remote classes, so the Auto classes would ask to run them; here the classes are named and the keys are
-  renamed as transformers' `convert_internvl_weights_to_hf.py` does.
-* native: what `InternVLForConditionalGeneration.save_pretrained` writes (the `-hf` repositories).
+* published: `InternVLChatModel` keys and config, as UniPercept, ArtiMuse and its AVA, FLICKR-AES, PARA and
+  TAD66K siblings, and InternVL3 are released. The config names remote classes, so the Auto classes would ask
+  to run them; here the classes are named and the keys are renamed.
+* native: `InternVLForConditionalGeneration`, as `save_pretrained` writes it, under the names the model has in
+  memory or under the flat names of the `-hf` repositories.
 
-Weights may be one safetensors file or shards with an index. Pickled `.bin` weights are refused.
+Weights may be one safetensors file or shards with an index. Pickled `.bin` weights are refused: unpickling
+can run code.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from transformers import InternVLConfig, InternVLForConditionalGeneration, Qwen2
 
 from reward_plugin.errors import CheckpointError
 from reward_plugin.prompting import IMAGE_CONTEXT, IMAGE_END, IMAGE_START, SYSTEM_MESSAGE
-from reward_plugin.published import native_config, native_weights
+from reward_plugin.published import in_memory_names, native_config, native_weights
 from reward_plugin.source import find_folder
 
 
@@ -54,43 +54,42 @@ def load_checkpoint(
     dtype: torch.dtype = torch.float32,
     attention: str = "sdpa",
     revision: str | None = None,
+    quantise: str | None = None,
 ) -> Checkpoint:
-    """Load a local folder, or a hub repository, in either layout.
+    """Load a local folder, or a hub repository, in either layout: a model of the caller's own.
+
+    To share one model between several users in the process, see `reward_plugin.engines.shared_checkpoint`.
+
+    Args:
+        path: folder, or hub id such as `Thunderbolt215215/UniPercept`.
+        device: where the model goes.
+        dtype: of the weights and of what they compute.
+        attention: attention implementation of transformers.
+        revision: branch, tag or commit of a hub id.
+        quantise: int8, int4 or fp8 (see `reward_plugin.quantise`), or None.
 
     Raises:
         CheckpointError: the folder, a file in it, or the architecture is not what it must be.
+        ConfigError: a quantisation that is unknown, or cannot run here.
     """
     folder = find_folder(path, revision)
     raw = _read_json(folder / "config.json", "a checkpoint folder has one; is this the right folder?")
-    tokenizer = _load_tokenizer(folder)
     published = _is_published(raw, folder)
+    tokenizer = _load_tokenizer(folder)
     image_token = tokenizer.convert_tokens_to_ids(IMAGE_CONTEXT)
     config = native_config(raw, image_token, folder) if published else InternVLConfig.from_pretrained(folder)
-    weights = native_weights(_read_weights(folder), folder) if published else None
-    if weights is None:
-        weight_files(folder)  # names a missing shard more plainly than what follows would
-    try:
-        model, info = InternVLForConditionalGeneration.from_pretrained(
-            None if published else folder,
-            config=config,
-            state_dict=weights,
-            dtype=dtype,
-            attn_implementation=attention,
-            output_loading_info=True,
-            local_files_only=True,
-        )
-    except (OSError, RuntimeError, SafetensorError) as error:
-        raise CheckpointError(f"{folder}: the weights cannot be loaded: {error}") from error
-    for problem in ("missing_keys", "unexpected_keys", "mismatched_keys"):
-        if names := sorted(map(str, info[problem])):
-            raise CheckpointError(
-                f"{folder}: {len(names)} {problem.replace('_', ' ')}, first {names[0]}; "
-                "config.json and the weights are not of one model: download the checkpoint again"
-            )
+    weights = _read_weights(folder)
+    weights = native_weights(weights, folder) if published else in_memory_names(weights)
+    model = _build_model(config, weights, folder, dtype, attention)
+    model = model.to(device).eval().requires_grad_(False)
+    if quantise is not None:
+        from reward_plugin.quantise import apply
+
+        model = apply(model, quantise)
     image_size = getattr(config, "force_image_size", None) or config.vision_config.image_size[0]
     grid = image_size // config.vision_config.patch_size[0]
     return Checkpoint(
-        model=model.to(device).eval().requires_grad_(False),
+        model=model,
         tokenizer=tokenizer,
         image_size=image_size,
         num_image_tokens=int(grid**2 * config.downsample_ratio**2),
@@ -98,16 +97,56 @@ def load_checkpoint(
     )
 
 
+def _build_model(
+    config: InternVLConfig,
+    weights: dict[str, torch.Tensor],
+    folder: Path,
+    dtype: torch.dtype,
+    attention: str,
+) -> InternVLForConditionalGeneration:
+    try:
+        model, info = InternVLForConditionalGeneration.from_pretrained(
+            None,
+            config=config,
+            state_dict=weights,
+            dtype=dtype,
+            attn_implementation=attention,
+            output_loading_info=True,
+        )
+    except (OSError, RuntimeError) as error:
+        raise CheckpointError(f"{folder}: the weights cannot be loaded: {error}") from error
+    for problem in ("missing_keys", "unexpected_keys", "mismatched_keys"):
+        if names := sorted(map(str, info[problem])):
+            raise CheckpointError(
+                f"{folder}: {len(names)} {problem.replace('_', ' ')}, first {names[0]}; "
+                "config.json and the weights are not of one model: download the checkpoint again"
+            )
+    return model
+
+
 def weight_files(folder: Path) -> list[Path]:
-    """The safetensors files of a checkpoint, each of which exists."""
+    """The safetensors files of a checkpoint, each of which exists.
+
+    Raises:
+        CheckpointError: a file is missing, or the weights are pickled.
+    """
     index = folder / "model.safetensors.index.json"
-    if not index.is_file():
+    if index.is_file():
+        names = _read_json(index, "").get("weight_map")
+        if not isinstance(names, dict) or not names:
+            raise CheckpointError(f"{index}: has no weight_map, which names the shards; download it again")
+        files = [folder / name for name in sorted(set(names.values()))]
+        rule = f"{index.name} lists {len(files)} shards"
+    else:
         files = [folder / "model.safetensors"]
         rule = "a checkpoint has model.safetensors, or model.safetensors.index.json and its shards"
-    else:
-        names = set(_read_json(index, "")["weight_map"].values())
-        files = [folder / name for name in sorted(names)]
-        rule = f"{index.name} lists {len(files)} shards"
+        pickled = sorted(folder.glob("pytorch_model*.bin*"))
+        if pickled and not files[0].is_file():
+            raise CheckpointError(
+                f"{pickled[0]}: only pickled weights, which are not read, because unpickling can run code; "
+                "take a revision of the repository that has safetensors, or convert them: "
+                "safetensors.torch.save_file(torch.load(file, weights_only=True), 'model.safetensors')"
+            )
     for file in files:
         if not file.is_file():
             raise CheckpointError(f"{file}: missing; {rule}: download the checkpoint again")
@@ -129,6 +168,9 @@ def _is_published(raw: Mapping[str, Any], folder: Path) -> bool:
     if name in ("InternVLChatModel", "internvl_chat"):
         return True
     if name in ("InternVLForConditionalGeneration", "internvl"):
+        language = (raw.get("text_config") or {}).get("model_type", "qwen2")
+        if language != "qwen2":
+            raise CheckpointError(f"{folder}: text_config is a {language}; only qwen2 is supported")
         return False
     raise CheckpointError(
         f"{folder}: config.json describes a {name}; it must be an InternVLChatModel, as UniPercept "
@@ -144,8 +186,14 @@ def _load_tokenizer(folder: Path) -> Qwen2Tokenizer:
                     f"{folder / name}: missing; a Qwen2 tokenizer has tokenizer.json, or vocab.json and "
                     "merges.txt: copy the tokenizer files beside the weights"
                 )
-    tokenizer = Qwen2Tokenizer.from_pretrained(folder, local_files_only=True)
-    token_ids(tokenizer, (IMAGE_START, IMAGE_END, IMAGE_CONTEXT))
+    try:
+        tokenizer = Qwen2Tokenizer.from_pretrained(folder, local_files_only=True)
+    except Exception as error:  # the tokenizers library raises plain Exception for a damaged file
+        raise CheckpointError(
+            f"{folder}: the tokenizer files cannot be read ({type(error).__name__}: {error}); "
+            "download them again"
+        ) from error
+    token_ids(tokenizer, (IMAGE_START, IMAGE_END, IMAGE_CONTEXT, "<|im_start|>", "<|im_end|>"))
     return tokenizer
 
 

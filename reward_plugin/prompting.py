@@ -6,8 +6,12 @@ published code. The wording of a question is part of the model: its typing slips
 
 from __future__ import annotations
 
+import logging
 import string
+import threading
 from collections.abc import Mapping
+
+log = logging.getLogger(__name__)
 
 IMAGE_START, IMAGE_END, IMAGE_CONTEXT = "<img>", "</img>", "<IMG_CONTEXT>"
 
@@ -32,6 +36,23 @@ UNIPERCEPT_QUESTIONS: Mapping[str, str] = {
     "iaa": _UNIPERCEPT.format(subject="aesthetics"),
     "iqa": _UNIPERCEPT.format(subject="quality"),
     "ista": _UNIPERCEPT.format(subject="structure and texture richness"),
+}
+
+#: dimension -> question, for an ArtiMuse checkpoint. In the published code it is a triple-quoted string
+#: inside a method, so the line breaks, the indentation and the spaces before some line breaks reach the
+#: model.
+ARTIMUSE_QUESTIONS: Mapping[str, str] = {
+    "artimuse": "\n"
+    "        Rate the aesthetics score of the image in 0-100. \n"
+    "        In the output format, numbers are replaced by 2 corresponding letters, \n"
+    "        and the mapping relationship is: \n"
+    "        score 0 to 25: 0-aa, 1-ab, 2-ac, 3-ad, ... , 25-az,\n"
+    "        score 26 to 50: 26-ca, 27-cb, 28-cc, 29-cd, ..., 50-cy,\n"
+    "        score 51 to 75: 51-da, 52-db, 53-dc, 54-dd, ..., 75-dy,\n"
+    "        score 76 to 100: 76-ea, 77-eb, 78-ec, 79-ed, ..., 100-ey.\n"
+    "\n"
+    "        The answer only outputs 2 corresponding letters.\n"
+    "        "
 }
 
 #: The 101 answers: position in this tuple is the score, 0 (`aa`) to 100 (`ey`).
@@ -59,3 +80,29 @@ def conversation(question: str, num_image_tokens: int, system_message: str | Non
         "<|im_start|>assistant\n"
     )
     return turns.replace("<image>", IMAGE_START + IMAGE_CONTEXT * num_image_tokens + IMAGE_END, 1)
+
+
+_logged: set[str] = set()
+_logging = threading.Lock()
+
+
+def log_prompt(text: str) -> bool:
+    """Log a final prompt, its image tokens counted instead of repeated, the first time this process sends it.
+
+    The prompt decides the scores, and the system turn in it depends on whether a config has a key: so it can
+    be read in the log, once however many scorers share it.
+
+    Args:
+        text: what `conversation` returned.
+
+    Returns:
+        whether it was new.
+    """
+    count = text.count(IMAGE_CONTEXT)
+    short = text.replace(IMAGE_CONTEXT * count, f"{IMAGE_CONTEXT}*{count}") if count else text
+    with _logging:
+        if short in _logged:
+            return False
+        _logged.add(short)
+    log.info("prompt: %r", short)
+    return True

@@ -1,8 +1,6 @@
 """The UniPercept scorer against what the published package returned, and against itself."""
 
-import json
 import logging
-import shutil
 from pathlib import Path
 
 import numpy as np
@@ -17,9 +15,10 @@ from reward_plugin.prompting import (
     SYSTEM_MESSAGE,
     UNIPERCEPT_QUESTIONS,
     conversation,
+    log_prompt,
 )
 from reward_plugin.scorers.unipercept import UniPerceptScorer, build
-from tests.reward.golden import CHECKPOINT, TOLERANCE, expected
+from tests.reward.golden import CHECKPOINT, TOLERANCE, expected, with_config
 
 
 @pytest.fixture(scope="module")
@@ -30,14 +29,6 @@ def checkpoint() -> Checkpoint:
 @pytest.fixture(scope="module")
 def scorer(checkpoint: Checkpoint) -> UniPerceptScorer:
     return UniPerceptScorer(RatingEngine(checkpoint, UNIPERCEPT_QUESTIONS))
-
-
-def with_config(folder: Path, **changes: object) -> Path:
-    """A copy of the reference checkpoint whose config has other values."""
-    shutil.copytree(CHECKPOINT, folder)
-    config = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps(config | changes))
-    return folder
 
 
 def test_scores_equal_the_published_package(scorer: UniPerceptScorer):
@@ -61,13 +52,14 @@ def test_the_system_message_can_be_overridden(tmp_path: Path):
     np.testing.assert_allclose(scorer.score(images).values, values, rtol=0, atol=TOLERANCE)
 
 
-def test_the_final_prompt_is_logged_once(checkpoint: Checkpoint, caplog: pytest.LogCaptureFixture):
+def test_a_prompt_is_logged_once_a_process(caplog: pytest.LogCaptureFixture):
+    text = conversation("<image>Is this question logged?", 256, SYSTEM_MESSAGE)
     with caplog.at_level(logging.INFO, logger="reward_plugin"):
-        engine = RatingEngine(checkpoint, UNIPERCEPT_QUESTIONS)
-        for _ in range(2):
-            engine.rate([PIL.Image.new("RGB", (8, 8))])
-    assert len(caplog.records) == 1
-    assert SYSTEM_MESSAGE in caplog.text and "<IMG_CONTEXT>*256" in caplog.text
+        assert log_prompt(text)
+        assert not log_prompt(text)
+        assert log_prompt(text.replace("this", "that"))
+    assert len(caplog.records) == 2
+    assert SYSTEM_MESSAGE in caplog.text and "<img><IMG_CONTEXT>*256</img>Is this" in caplog.text
 
 
 def test_a_batch_equals_single_images(scorer: UniPerceptScorer):
@@ -114,15 +106,6 @@ def test_packing_shares_the_prefix_and_hides_the_questions_from_each_other():
 def test_a_single_question_keeps_its_last_token():
     packed = pack([[7, 8, 9]])
     assert (packed.input_ids.tolist(), packed.ends) == ([7, 8, 9], (2,))
-
-
-def test_the_native_layout_gives_equal_scores(checkpoint: Checkpoint, tmp_path: Path):
-    checkpoint.model.save_pretrained(tmp_path)
-    checkpoint.tokenizer.save_pretrained(tmp_path)
-    images, values = expected("scores")
-    np.testing.assert_allclose(
-        build(str(tmp_path), device="cpu").score(images).values, values, rtol=0, atol=TOLERANCE
-    )
 
 
 def test_the_native_layout_keeps_a_null_system_message(tmp_path: Path):
