@@ -16,8 +16,9 @@ from typing import Any
 
 from reward_plugin.errors import RewardError
 
-#: Options that change how fast scores come, not what they are.
-SPEED_ONLY = frozenset({"device", "batch_size", "compile"})
+#: Options that change how fast scores come, not what they are; and `revision`, which only chose the content.
+NOT_SCORES = frozenset({"device", "batch_size", "compile", "revision"})
+_ABSENT = object()
 #: What decides a score in a model folder; cards, licences and pictures do not.
 MODEL_FILES = frozenset({".json", ".safetensors", ".bin", ".pt", ".pth", ".onnx"})
 #: Files up to this many bytes are read whole, of larger ones that many pieces of PIECE bytes.
@@ -32,28 +33,32 @@ def scored_by(specs: Iterable[Mapping[str, Any]], exif: str = "ignore") -> str:
 
 
 def describe(spec: Mapping[str, Any]) -> str:
-    """`name`, or `name@digest` for a scorer with options."""
-    options = _complete(spec)
+    """`name`, or `name@digest` for a scorer with options that are not at their defaults."""
+    options = dict(spec)
     name = options.pop("name", "?")
-    if {"device", "dtype"} <= options.keys():
-        options["dtype"] = _dtype(options["device"], options["dtype"])
-    relevant = {key: _content(key, value, options) for key, value in options.items() if key not in SPEED_ONLY}
+    defaults = _defaults(name)
+    relevant = {
+        key: _content(key, value, options)
+        for key, value in options.items()
+        if key not in NOT_SCORES and value != defaults.get(key, _ABSENT)
+    }
+    if {"device", "dtype"} <= defaults.keys():
+        both = defaults | options
+        relevant["dtype"] = _dtype(both["device"], both["dtype"])
     if not relevant:
         return str(name)
-    relevant.pop("revision", None)  # it chose the content
     digest = hashlib.sha256(json.dumps(relevant, sort_keys=True, default=str).encode()).hexdigest()
     return f"{name}@{digest[:8]}"
 
 
-def _complete(spec: Mapping[str, Any]) -> dict[str, Any]:
-    """The options with those that are left at their defaults."""
+def _defaults(name: str) -> dict[str, Any]:
+    """The options of a scorer that have a default, with it."""
     from reward_plugin.scorers import SCORERS
 
-    builder = SCORERS.get(spec.get("name", ""))
-    if builder is None:
-        return dict(spec)  # building it will say what is wrong
-    parameters = inspect.signature(builder).parameters.values()
-    return {p.name: p.default for p in parameters if p.default is not p.empty} | dict(spec)
+    if name not in SCORERS:
+        return {}  # building it will say what is wrong
+    parameters = inspect.signature(SCORERS[name]).parameters.values()
+    return {p.name: p.default for p in parameters if p.default is not p.empty}
 
 
 def _dtype(device: str, dtype: str) -> str:

@@ -18,6 +18,7 @@ import yaml
 from reward_plugin.__main__ import build_parser, main
 from reward_plugin.client import RewardClient
 from reward_plugin.errors import RequestRefused
+from reward_plugin.score.identity import scored_by
 from reward_plugin.scorers import SCORERS
 from reward_plugin.serve import ServeConfig
 from tests.reward.golden import CHECKPOINT, FOLDER, TOLERANCE, expected
@@ -51,7 +52,10 @@ def running_server(config: Path, **settings: object) -> Iterator[tuple[subproces
 def test_a_server_process_scores_exactly_and_stops_when_asked(tmp_path: Path):
     (tmp_path / "token").write_text("secret\n")
     images, values = expected("scores")
-    scorers = [{"name": "unipercept", "path": str(CHECKPOINT), "device": "cpu"}, {"name": "pixels"}]
+    scorers: list[dict[str, str]] = [
+        {"name": "unipercept", "path": str(CHECKPOINT), "device": "cpu"},
+        {"name": "pixels"},
+    ]
     token_file = str(tmp_path / "token")
     with running_server(tmp_path / "serve.yaml", scorers=scorers, token_file=token_file) as (process, url):
         with RewardClient(url, token="secret", batch_size=2) as client:
@@ -62,6 +66,14 @@ def test_a_server_process_scores_exactly_and_stops_when_asked(tmp_path: Path):
         with RewardClient(url) as stranger, pytest.raises(RequestRefused, match="token"):
             stranger.score(images[:1])
         assert httpx.get(f"{url}/health", trust_env=False).json()["status"] == "alive"
+
+        out = tmp_path / "scores.jsonl"
+        options = ["--url", url, "--token_file", token_file, "--out", str(out), "--batch_size", "2"]
+        assert main(["score", *map(str, images), str(tmp_path / "gone.png"), *options]) == 3
+        rows = [json.loads(line) for line in out.read_text().splitlines()]
+        np.testing.assert_array_equal([row["iaa"] for row in rows[:-1]], table.values[:, 0].astype(float))
+        assert rows[-1]["error"].endswith("gone.png: no such file") and rows[-1]["iaa"] is None
+        assert {row["scored_by"] for row in rows} == {scored_by(scorers)}  # as if scored in this process
 
         second = subprocess.run(
             [sys.executable, "-m", "reward_plugin", "serve", "--port", url.rpartition(":")[2]],
@@ -97,7 +109,7 @@ def test_a_restarted_server_is_waited_for(tmp_path: Path):
 
 def test_score_prints_a_line_for_each_image_and_fails_if_one_failed(capsys: pytest.CaptureFixture[str]):
     good, bad = str(FOLDER / "images" / "coffee.jpg"), str(FOLDER / "expected.json")
-    assert main(["score", bad, good, "--model", str(CHECKPOINT)]) == 1
+    assert main(["score", bad, good, "--model", str(CHECKPOINT)]) == 3
     captured = capsys.readouterr()
     rows = [json.loads(line) for line in captured.out.splitlines()]
     assert [row["image"] for row in rows] == [bad, good]

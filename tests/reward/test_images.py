@@ -73,7 +73,7 @@ def pickled_npy() -> bytes:
 @pytest.mark.parametrize(
     ("image", "reason"),
     [
-        (b"", "not one of PNG"),
+        (b"", "0 bytes"),
         (b"<html>", "not one of PNG"),
         (to_png(np.random.default_rng(0).integers(0, 255, (64, 64, 3), np.uint8))[:900], "truncated"),
         (png_claiming(30_000, 30_000), "larger than|more than"),
