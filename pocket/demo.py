@@ -20,20 +20,30 @@ from pathlib import Path
 from pocket.process import Child, ChildFailed, interrupt_only_while_waiting, raise_if_interrupted
 
 SERVER_START_SECONDS = 180.0
+#: Everything the demo writes below --out, and all that --fresh removes.
+WRITTEN = ("train", "eval", "server.log", "train.log", "eval.log", "usage.json")
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m pocket.demo",
-        description="Post-train the pocket FLUX against the pocket reward models.",
+        description="Post-train the pocket FLUX against the pocket reward models; show it before and after.",
     )
-    parser.add_argument("--out", type=Path, default=Path("runs/demo"), help="where everything is written")
+    default = "(default: %(default)s)"
     parser.add_argument(
-        "--fresh", action="store_true", help="delete --out first; without it training is resumed"
+        "--out", type=Path, default=Path("runs/demo"), help=f"where everything is written {default}"
     )
-    parser.add_argument("--train-config", type=Path, default=Path("configs/pocket.yaml"))
-    parser.add_argument("--reward-config", type=Path, default=Path("configs/reward/pocket.yaml"))
-    parser.add_argument("--eval-config", type=Path, default=Path("configs/eval/pocket.yaml"))
+    parser.add_argument(
+        "--fresh", action="store_true", help="start over; without it a demo that was stopped goes on"
+    )
+    for option, stage, config in (
+        ("--train-config", "trainer", "configs/pocket.yaml"),
+        ("--reward-config", "reward server", "configs/reward/pocket.yaml"),
+        ("--eval-config", "evaluation", "configs/eval/pocket.yaml"),
+    ):
+        parser.add_argument(
+            option, type=Path, default=Path(config), metavar="FILE", help=f"of the {stage} {default}"
+        )
     args = parser.parse_args(argv)
     for config in (args.train_config, args.reward_config, args.eval_config):
         if not config.is_file():
@@ -102,13 +112,17 @@ def reward_server(config: Path, out: Path) -> Iterator[tuple[Child, str]]:
         yield server, url
 
 
-def train(config: Path, out: Path, url: str) -> Child:
-    """Post-train under `accelerate launch`, scored by the server at `url`; resumes what `out` holds."""
+def train(config: Path, out: Path, server: Child, url: str) -> Child:
+    """Post-train under `accelerate launch`, scored by the server at `url`; resumes what `out` holds.
+
+    Raises:
+        ChildFailed: the trainer failed, or the server ended: the trainer would wait for it for minutes.
+    """
     command = ["-m", "accelerate.commands.launch", "--config_file", "configs/accelerate/one_cpu.yaml"]
     command += ["-m", "flow_grpo.train", "--config", str(config), "--run_dir", str(out / "train")]
     command += ["--reward.url", url]
     with start("post-training", command, out / "train.log", threads=os.cpu_count() or 1) as trainer:
-        trainer.wait()
+        trainer.wait(needs=server)
     return trainer
 
 
@@ -130,9 +144,13 @@ def table(results: Path) -> str:
         if not row["n"]:
             rows.append(f"{name:16}   could not be measured")
             continue
-        low, high = row["interval"]
-        means = f"{row['base_mean']:9.2f}{row['tuned_mean']:9.2f}{row['difference']:+9.2f}"
-        rows.append(f"{name:16}{means}   {low:+.2f} to {high:+.2f}")
+        digits = 2 if abs(row["base_mean"]) >= 0.1 else 4
+        means = (
+            f"{row['base_mean']:9.{digits}f}{row['tuned_mean']:9.{digits}f}{row['difference']:+9.{digits}f}"
+        )
+        low, high = row["interval"] or (None, None)
+        interval = "one prompt only" if low is None else f"{low:+.{digits}f} to {high:+.{digits}f}"
+        rows.append(f"{name:16}{means}   {interval}")
     return "\n".join(rows)
 
 
@@ -155,18 +173,22 @@ def report(out: Path, children: Mapping[str, Child]) -> None:
     )
 
 
+def remove(out: Path) -> None:
+    """Delete what a former demo wrote to `out`, and nothing else that may lie there."""
+    for path in (out / name for name in WRITTEN):
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
+
+
 def run(args: argparse.Namespace) -> None:
     """All stages in order; each leaves its results behind before the next begins."""
     started = time.monotonic()
-    if args.fresh and args.out.exists():
-        shutil.rmtree(args.out)
+    if args.fresh:
+        remove(args.out)
     with reward_server(args.reward_config, args.out) as (server, url):
-        try:
-            trainer = train(args.train_config, args.out, url)
-        except ChildFailed:
-            if server.poll() is not None:
-                print(f"\ndemo: {ChildFailed(server, 'had ended')}", file=sys.stderr)
-            raise
+        trainer = train(args.train_config, args.out, server, url)
     evaluation = evaluate(args.eval_config, args.out)
     report(args.out, {"reward server": server, "post-training": trainer, "evaluation": evaluation})
     print(f"done in {time.monotonic() - started:.0f} s")
@@ -178,7 +200,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         run(args)
     except ChildFailed as failure:
-        print(f"\ndemo: {failure}", file=sys.stderr)
+        print(
+            f"\ndemo: {failure}\nRun it again to go on from what is in {args.out}; --fresh (with make: "
+            f"ARGS=--fresh) starts over.",
+            file=sys.stderr,
+        )
+        return 1
+    except OSError as error:  # a full disk, a folder that is not ours
+        print(f"\ndemo: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print(

@@ -16,10 +16,11 @@ _interrupted = False
 
 
 def interrupt_only_while_waiting() -> None:
-    """Let SIGINT and SIGTERM raise KeyboardInterrupt only in `raise_if_interrupted`, which waiting calls.
+    """Let SIGINT, SIGTERM and SIGHUP raise KeyboardInterrupt only in `raise_if_interrupted`.
 
-    Raised anywhere, it could come between the start of a child and the block that stops it, or within the
-    stopping.
+    Waiting calls it. Raised anywhere, it could come between the start of a child and the block that stops it,
+    or within the stopping. SIGHUP is a terminal that was closed: without a handler the children, which have
+    sessions of their own, would stay behind. Under nohup it stays ignored.
     """
 
     def note(number: int, frame: FrameType | None) -> None:
@@ -28,6 +29,8 @@ def interrupt_only_while_waiting() -> None:
 
     signal.signal(signal.SIGINT, note)
     signal.signal(signal.SIGTERM, note)
+    if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
+        signal.signal(signal.SIGHUP, note)
 
 
 def raise_if_interrupted() -> None:
@@ -101,21 +104,30 @@ class Child:
                 self.peak_gib = usage.ru_maxrss / (2**30 if sys.platform == "darwin" else 2**20)
         return process.returncode
 
-    def wait(self) -> None:
+    def wait(self, needs: "Child | None" = None) -> None:
         """Show the output until the command ends.
 
+        Args:
+            needs: a child that this one cannot do without.
+
         Raises:
-            ChildFailed: the exit code is not 0.
+            ChildFailed: the exit code is not 0, or the child that is needed has ended.
             KeyboardInterrupt: see `interrupt_only_while_waiting`.
         """
         # Not until the pipe ends: a helper that the command left behind may hold it open for good.
         while self._pass_on(seconds=0.1) or self.poll() is None:
             raise_if_interrupted()
+            if needs is not None and needs.poll() is not None:
+                raise ChildFailed(needs, f"{needs.ending()} while {self.name} needed it")
+        if self.poll():
+            raise ChildFailed(self, self.ending())
+
+    def ending(self) -> str:
+        """How it ended, for a message."""
         code = self.poll()
-        if code:
-            raise ChildFailed(
-                self, f"was ended by signal {-code}" if code < 0 else f"failed with exit code {code}"
-            )
+        if code is not None and code < 0:
+            return f"was ended by signal {-code} ({signal.Signals(-code).name})"
+        return f"failed with exit code {code}" if code else "ended"
 
     def _pass_on(self, seconds: float) -> bool:
         """Wait for output at most so long, and copy what has come; whether anything has."""

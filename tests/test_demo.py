@@ -108,6 +108,63 @@ def test_a_child_that_ignores_sigterm_is_killed(tmp_path: Path):
     assert child.poll() == -9
 
 
+def test_a_child_is_not_waited_for_when_what_it_needs_has_ended(tmp_path: Path):
+    with (
+        python("print('no memory'); raise SystemExit(7)", tmp_path / "server.log") as server,
+        python("import time; time.sleep(600)", tmp_path / "trainer.log") as trainer,
+        pytest.raises(
+            ChildFailed, match=r"failed with exit code 7 while the child needed it(.|\n)*no memory"
+        ),
+    ):
+        trainer.wait(needs=server)
+    assert trainer.poll() == -15
+
+
+def test_closing_the_terminal_stops_the_children_too(tmp_path: Path):
+    code = f"""
+import os, pathlib, signal, sys
+from pocket.process import Child, interrupt_only_while_waiting
+interrupt_only_while_waiting()
+command = [sys.executable, "-c", "import time; time.sleep(600)"]
+with Child("the child", command, pathlib.Path("{tmp_path}/a.log")) as child:
+    print(child._process.pid, flush=True)
+    os.kill(os.getpid(), signal.SIGHUP)
+    child.wait()
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert "KeyboardInterrupt" in done.stderr
+    assert not is_alive(int(done.stdout))
+
+
+def test_starting_over_removes_what_the_demo_wrote_and_nothing_else(tmp_path: Path):
+    for name in ("train/checkpoints/step-000001/state.json", "eval.log", "thesis.tex", "photos/a.jpg"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("")
+    demo.remove(tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["photos", "thesis.tex"]
+    demo.remove(tmp_path / "nowhere")
+
+
+def test_the_table_has_the_decimals_that_a_number_needs(tmp_path: Path):
+    row = {"n": 2, "base_mean": 54.2, "tuned_mean": 62.3, "difference": 8.1, "interval": [7.1, 9.1]}
+    tiny = {"n": 2, "base_mean": 0.0011, "tuned_mean": 0.0008, "difference": -0.0003, "interval": None}
+    summary = {"iaa": row, "grid_energy": tiny, "adherence": {"n": 0}}
+    results = tmp_path / "results.json"
+    results.write_text(json.dumps({"comparisons": [{"confidence": 0.95, "summary": summary}]}))
+    lines = [line.split(maxsplit=4) for line in demo.table(results).splitlines()[1:]]
+    assert lines[0] == ["iaa", "54.20", "62.30", "+8.10", "+7.10 to +9.10"]
+    assert lines[1] == ["grid_energy", "0.0011", "0.0008", "-0.0003", "one prompt only"]
+    assert " ".join(lines[2]) == "adherence could not be measured"
+
+
+def test_a_folder_that_cannot_be_written_is_one_message(tmp_path: Path):
+    (tmp_path / "file").write_text("")
+    command = [sys.executable, "-m", "pocket.demo", "--out", str(tmp_path / "file" / "demo")]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    assert done.stderr.strip().startswith("demo: ") and str(tmp_path / "file") in done.stderr
+
+
 def test_wait_ready_reports_a_server_that_died(tmp_path: Path):
     with python(
         "raise SystemExit('pocket/weights/unipercept: not a directory')", tmp_path / "a.log"
