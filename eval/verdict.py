@@ -161,8 +161,9 @@ def _adherence(result: Comparison | None, targets: Targets, confidence: float) -
 
 
 def _alarm(result: Comparison | None, alarm: Alarm) -> dict[str, Any]:
-    record: dict[str, Any] = {"dimension": alarm.dimension, "meaning": alarm.meaning, "rings": None}
     name = alarm.dimension.replace("_", " ")
+    meaning = alarm.meaning or f"{name} going {alarm.direction}"
+    record: dict[str, Any] = {"dimension": alarm.dimension, "meaning": meaning, "rings": None}
     change = None if result is None else (result.difference if alarm.absolute else result.relative)
     if result is None or change is None or result.difference is None:
         return {**record, "text": f"{name}: not measured"}

@@ -117,6 +117,17 @@
   $("mode-side").addEventListener("click", () => mode("side"));
   $("mode-slider").addEventListener("click", () => mode("slider"));
   $("split").addEventListener("input", () => split(Number($("split").value)));
+  // A finger that moves across goes to the next pair, unless it moves the slider.
+  let touched = null;
+  stage.addEventListener("pointerdown", (event) => {
+    touched = event.pointerType === "touch" && event.isPrimary && stage.dataset.mode === "side" ? event : null;
+  });
+  stage.addEventListener("pointerup", (event) => {
+    if (!touched || !event.isPrimary) return;
+    const [dx, dy] = [event.clientX - touched.clientX, event.clientY - touched.clientY];
+    if (Math.abs(dx) > 48 && Math.abs(dx) > 2 * Math.abs(dy)) show(position - Math.sign(dx));
+    touched = null;
+  });
   stage.addEventListener("pointerdown", (event) => {
     if (stage.dataset.mode !== "slider" || event.target === $("split")) return;
     stage.setPointerCapture(event.pointerId);

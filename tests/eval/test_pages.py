@@ -212,6 +212,43 @@ def test_pages_fit_a_small_phone_in_both_themes(browser: Any, pages: Path, name:
     context.close()
 
 
+def swipe(page: Any, across: int, down: int = 0) -> None:
+    """One finger over the picture of the full-screen view."""
+    event = "{pointerType: 'touch', isPrimary: true, bubbles: true, clientX: %d, clientY: %d}"
+    for kind, x, y in (("pointerdown", 200, 300), ("pointerup", 200 + across, 300 + down)):
+        page.evaluate(
+            f"document.getElementById('stage').dispatchEvent(new PointerEvent('{kind}', {event % (x, y)}))"
+        )
+
+
+def test_a_finger_across_goes_to_the_next_pair(page: Any, pages: Path):
+    page.goto(gallery(pages) + "#pair-0-1")
+    for across, down, expected in (
+        (-90, 10, "3 of 12"),
+        (90, 0, "2 of 12"),
+        (-20, 0, "2 of 12"),
+        (-90, 90, "2 of 12"),
+    ):
+        swipe(page, across, down)
+        assert page.text_content("#viewer-position") == expected
+    page.keyboard.press("s")
+    page.evaluate("document.getElementById('stage').setPointerCapture = () => {}")  # there is no real finger
+    swipe(page, -90)
+    assert page.text_content("#viewer-position") == "2 of 12"
+
+
+@pytest.mark.parametrize("name", ["report.html", "gallery/index.html"])
+def test_pages_print_dark_on_white_even_from_the_dark_theme(page: Any, pages: Path, name: str):
+    page.emulate_media(color_scheme="dark")
+    page.goto((pages / name).as_uri())
+    ink = "getComputedStyle(document.body).color"
+    on_screen = page.evaluate(ink)
+    page.emulate_media(media="print", color_scheme="dark")
+    on_paper = page.evaluate(ink)
+    assert on_screen == "rgb(241, 239, 234)" and on_paper == "rgb(28, 27, 25)"
+    assert not page.is_visible("#theme")
+
+
 def test_report_stands_alone_and_says_what_held(page: Any, pages: Path, tmp_path: Path):
     alone = tmp_path / "report.html"
     shutil.copy(pages / "report.html", alone)

@@ -113,6 +113,12 @@ def test_own_alarms_replace_the_default_ones():
     assert rings(verdict) == {"adherence": True}
 
 
+def test_an_alarm_without_a_meaning_names_what_it_watches():
+    targets = Targets(alarms=[Alarm("grid_energy", "up", 0.01, absolute=True)])
+    (alarm,) = judge(summary(), ["iaa"], targets, 0.95)["alarms"]
+    assert alarm["meaning"] == "grid energy going up"
+
+
 def test_a_tiny_loss_is_printed_as_one():
     verdict = judge(summary(iqa=shifted(50, -0.003, 0.0)), ["iaa", "iqa"], Targets(8.0), 0.95)
     (target,) = [target for target in verdict["targets"] if target["name"] == "trained_dimensions"]
