@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import os
+import stat
 import sys
 from collections import defaultdict, deque
 from collections.abc import Iterator, Sequence
@@ -235,8 +236,10 @@ def _stopped(job: _Job, config: ScoreConfig, how: str) -> None:
 
 
 def _shows_progress(prints: bool) -> bool:
-    """Where a person looks on, and rows are not already appearing there."""
-    return sys.stderr.isatty() and not (prints and sys.stdout.isatty())
+    """Where a person looks on, and rows do not appear among it, be it through a pipe."""
+    if not sys.stderr.isatty():
+        return False
+    return not prints or stat.S_ISREG(os.fstat(sys.stdout.fileno()).st_mode)
 
 
 def _say(message: str) -> None:

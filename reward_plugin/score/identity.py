@@ -42,8 +42,8 @@ def describe(spec: Mapping[str, Any]) -> str:
         for key, value in options.items()
         if key not in NOT_SCORES and value != defaults.get(key, _ABSENT)
     }
-    if {"device", "dtype"} <= defaults.keys():
-        both = defaults | options
+    both = defaults | options
+    if {"device", "dtype"} <= both.keys():
         relevant["dtype"] = _dtype(both["device"], both["dtype"])
     if not relevant:
         return str(name)

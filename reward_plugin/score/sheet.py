@@ -23,7 +23,7 @@ from reward_plugin.score.summary import decimals
 FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG"}
 TILE, GAP, MARGIN = 148, 12, 28
 COLUMNS = 8
-CAPTION, HEADING, TITLE, LABEL = 32, 40, 44, 60  # heights, and the width of "highest" and "lowest"
+CAPTION, HEADING, TITLE, LABEL = 46, 40, 44, 60  # heights, and the width of "highest" and "lowest"
 PAPER, INK, GREY, FRAME = "#fafaf8", "#1c1c1a", "#77776f", "#e9e9e4"
 BEST, WORST = "#1f7a4d", "#b3402f"
 
@@ -117,12 +117,10 @@ def _tile(
         thumb = picture.resize(size, filter_)
         sheet.paste(thumb, (left + (TILE - thumb.width) // 2, top + (TILE - thumb.height) // 2))
     score = f"{float(row[dimension]):.{digits}f}"
-    font = ImageFont.load_default(15)
-    draw.text((left, top + TILE + 5), score, colour, font)
-    used = draw.textlength(score, font) + 8
+    draw.text((left, top + TILE + 5), score, colour, ImageFont.load_default(15))
     small = ImageFont.load_default(12)
-    name = Path(row["image"]).name.encode("latin-1", "replace").decode("latin-1")
+    name = Path(row["image"]).name.encode("latin-1", "replace").decode("latin-1")  # what the font has
     letters = len(name)
-    while letters > 3 and draw.textlength(shorten(name, letters), small) > TILE - used:
+    while letters > 3 and draw.textlength(shorten(name, letters), small) > TILE:
         letters -= 1
-    draw.text((left + used, top + TILE + 7), shorten(name, letters), GREY, small)
+    draw.text((left, top + TILE + 25), shorten(name, letters), GREY, small)

@@ -6,7 +6,7 @@ import os
 import re
 import struct
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -14,13 +14,16 @@ import numpy as np
 import PIL.Image
 import pytest
 import torch
+from starlette.testclient import TestClient
 
 from reward_plugin.__main__ import main
+from reward_plugin.app import build_app
 from reward_plugin.errors import BadImage
 from reward_plugin.images import MAX_PIXELS, Exif, to_rgb
 from reward_plugin.scorers import build_scorers
 from reward_plugin.scoring import score_all
-from reward_plugin.types import ImageLike
+from reward_plugin.types import ImageLike, ScoreTable
+from reward_plugin.wire import ScoreRequest, encode_request
 from tests.reward.golden import CHECKPOINT
 
 ROOT = Path(__file__).parents[2]
@@ -267,3 +270,25 @@ def test_the_command_gives_every_file_of_the_table_a_row(tmp_path: Path, capsys:
     assert code == 3 and [row["image"] for row in rows] == list(files.values())
     for name, row in zip(files, rows, strict=True):
         assert (row["error"] is None) == (TABLE[name][0] == "scored") == (row["sharpness"] is not None), row
+
+
+class Sizes:
+    """Width and height: what a turned picture exchanges."""
+
+    name = "sizes"
+    dimensions = ("width", "height")
+    ranges = dict.fromkeys(dimensions, (1.0, 1e6))
+
+    def score(self, images: Sequence[ImageLike], prompts: Sequence[str] | None = None) -> ScoreTable:
+        return ScoreTable.computed(self.dimensions, [to_rgb(image).size for image in images])
+
+
+@pytest.mark.parametrize(("exif", "size"), [("ignore", [28, 20]), ("apply", [20, 28])])
+def test_a_server_turns_encoded_pictures_as_it_is_told(exif: Exif, size: list[int]):
+    buffer = io.BytesIO()
+    PIL_PICTURE.save(buffer, "JPEG", exif=oriented(6))
+    kind, body = encode_request(ScoreRequest((buffer.getvalue(),)))
+    app = build_app([Sizes()], exif=exif, scored_by="sizes")
+    response = TestClient(app).post("/v1/score", content=body, headers={"Content-Type": kind})
+    assert response.json()["values"] == [size]
+    assert TestClient(app).get("/v1/scorers").json()["scored_by"] == "sizes"

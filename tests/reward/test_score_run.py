@@ -15,6 +15,8 @@ from reward_plugin.score.identity import describe, fingerprint, scored_by
 from reward_plugin.score.sheet import best_and_worst, draw_sheet
 from reward_plugin.score.show import card, shorten
 from reward_plugin.score.summary import bar_chart, distribution, summary_text
+from reward_plugin.scorers import SCORERS
+from tests.reward.helpers import PromptLength
 
 PIXELS = ["--scorers", '[{"name": "pixels"}]']
 
@@ -108,6 +110,22 @@ def test_further_keys_are_carried_along_into_every_format(pictures: Path):
         "test",
         "0.75",
     )
+
+
+def test_prompts_reach_the_scorer_and_their_absence_costs_nobody_else(
+    pictures: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setitem(SCORERS, "letters", PromptLength)
+    lines: list[dict[str, str]] = [{"image": f"in/s{i}.png"} for i in range(5)]
+    for i, prompt in ((0, "a"), (1, "bb"), (3, "dddd")):
+        lines[i]["prompt"] = prompt
+    Path("list.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    assert main(["score", "list.jsonl", "--scorers", '[{"name": "letters"}]', "--out", "a.jsonl"]) == 3
+    assert [row["letters"] for row in rows("a.jsonl")] == [1, 2, None, 4, None]
+    assert [row["error"] for row in rows("a.jsonl")].count("an empty prompt") == 2
+    command = ["score", "list.jsonl", "--scorers", '[{"name": "letters"}]', "--prompt", "ccc"]
+    assert main([*command, "--out", "b.jsonl"]) == 0
+    assert [row["letters"] for row in rows("b.jsonl")] == [1, 2, 3, 4, 3]
 
 
 def test_a_list_must_not_bring_a_key_that_is_written_here(pictures: Path, capsys: pytest.CaptureFixture[str]):
