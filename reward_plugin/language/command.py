@@ -216,26 +216,20 @@ def _questions(sources: Sequence[str], config: VqaConfig) -> Iterator[Item]:
     """Items with a question each; a `.json` source is a benchmark file, a list of objects."""
     for source in sources:
         if source.lower().endswith(".json") and os.path.isfile(source):
-            found = [_from_benchmark(entry, f"{source}[{i}]") for i, entry in enumerate(_json_list(source))]
-            items = [
-                Item(os.path.join(os.path.dirname(source), image), None, extra) for image, extra in found
-            ]
+            root = os.path.dirname(source) if config.image_root is None else config.image_root
+            items = [_from_benchmark(e, f"{source}[{i}]", root) for i, e in enumerate(_json_list(source))]
         else:
             items = gather([source], recursive=config.recursive)
         for item in items:
-            image = item.image
-            if config.image_root is not None and source.lower().endswith((".json", ".jsonl")):
-                image = os.path.join(
-                    config.image_root, os.path.relpath(image, os.path.dirname(source) or ".")
-                )
-            question = item.extra.get("question", config.question)
-            yield Item(image, item.prompt, {**item.extra, "question": question})
+            yield Item(item.image, item.prompt, {"question": config.question, **item.extra})
 
 
-def _from_benchmark(entry: object, where: str) -> tuple[str, dict[str, Any]]:
+def _from_benchmark(entry: object, where: str, root: str | Path) -> Item:
     if not isinstance(entry, dict) or not isinstance(entry.get("image"), str):
         raise ConfigError(f'{where}: must be {{"image": PATH, "question": TEXT, "answer": LETTER, ...}}')
-    return entry["image"], {key: value for key, value in entry.items() if key != "image"}
+    return Item(
+        os.path.join(root, entry["image"]), None, {key: entry[key] for key in entry if key != "image"}
+    )
 
 
 def _json_list(source: str) -> list[Any]:

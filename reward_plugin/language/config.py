@@ -72,7 +72,8 @@ class VqaConfig(Common):
 
     Attributes:
         question: Question for the pictures that bring none in a list, with its options, one a line.
-        image_root: Folder that image paths in lists are relative to; by default that of the list.
+        image_root: Folder that image paths in a .json benchmark file are relative to; by default that of
+            the file.
         by: Write answers and read the letter (text, as published), or take the likeliest letter in one
             forward pass (likelihood).
     """
