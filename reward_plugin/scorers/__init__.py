@@ -11,13 +11,31 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from reward_plugin.errors import ConfigError
-from reward_plugin.scorers import clip, pixels, unipercept
+from reward_plugin.scorers import (
+    artimuse,
+    clip,
+    hpsv2,
+    imagereward,
+    laion,
+    ocr,
+    pickscore,
+    pixels,
+    pyiqa,
+    unipercept,
+)
 from reward_plugin.types import Scorer
 
 SCORERS: dict[str, Callable[..., Scorer]] = {
     "unipercept": unipercept.build,  # iaa, iqa, ista: 0 to 100
+    "artimuse": artimuse.build,  # artimuse: 0 to 100
     "clip": clip.build,  # adherence: 100 times the cosine of image and prompt
+    "pickscore": pickscore.build,  # pickscore: about 18 to 24
+    "hpsv2": hpsv2.build,  # hpsv2: a cosine, about 0.15 to 0.35
+    "imagereward": imagereward.build,  # imagereward: mean 0, deviation 1
+    "laion": laion.build,  # laion_aesthetic: 1 to 10
+    "ocr": ocr.build,  # ocr: 0 to 1
     "pixels": pixels.build,  # colourfulness, saturation, sharpness, grid_energy
+    "pyiqa": pyiqa.build,  # one metric of pyiqa under its own name; non-commercial licence
 }
 
 

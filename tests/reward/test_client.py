@@ -264,7 +264,7 @@ def test_waits_double_up_to_a_bound_and_end_at_the_deadline():
         ({"url": "localhost:8100"}, "write it as http://host:port"),
         ({"url": "http://x", "batch_size": 0}, "batch_size 0"),
         ({"url": "http://x", "token_file": "nowhere"}, "token_file nowhere: No such file"),
-        ({"scorers": [{"name": "pixel"}]}, "unknown name 'pixel'; known are unipercept, clip, pixels"),
+        ({"scorers": [{"name": "pixel"}]}, "unknown name 'pixel'; known are unipercept, artimuse, clip"),
     ],
 )
 def test_a_wrong_config_is_refused_with_the_rule(config: dict[str, object], reason: str):

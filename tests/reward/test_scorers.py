@@ -1,5 +1,6 @@
-"""CLIP and pixel statistics, and how a config names scorers."""
+"""CLIP, pixel statistics and pyiqa's metrics, and how a config names scorers."""
 
+import importlib.util
 import json
 from pathlib import Path
 
@@ -11,13 +12,13 @@ from transformers import CLIPConfig, CLIPModel, CLIPTokenizer
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
 from reward_plugin.errors import CheckpointError, ConfigError
-from reward_plugin.scorers import build_scorer, build_scorers, clip, pixels
+from reward_plugin.scorers import SCORERS, build_scorer, build_scorers, clip, pixels, pyiqa
 from reward_plugin.scorers.clip import ClipScorer
 from reward_plugin.types import Scorer
 from tests.reward.golden import CHECKPOINT, FOLDER
 from tests.reward.helpers import plain
 
-PROMPTS = ["a cup", "a man on the moon, in colour", "", "x" * 100, "grey"]
+PROMPTS = ["a cup", "a man on the moon, in colour", "?", "x" * 100, "grey"]
 
 
 @pytest.fixture(scope="module")
@@ -68,6 +69,21 @@ def test_adherence_without_a_prompt_is_missing(clip_scorer: ClipScorer):
     table = clip_scorer.score([plain(1, 2), b"junk"])
     assert np.isnan(table.values).all()
     assert "no prompt" in (table.errors[0] or "") and "not one of PNG" in (table.errors[1] or "")
+    some = clip_scorer.score([plain(1, 2), plain(1, 2), b"junk", plain(1, 2)], ["a cup", "", "a cup", " "])
+    assert [error is None for error in some.errors] == [True, False, False, False]
+
+
+def test_clipscore_is_that_of_the_paper(clip_folder: Path, clip_scorer: ClipScorer):
+    images = [plain(red, green) for red, green in ((0, 0), (250, 9), (90, 90), (7, 255))]
+    prompts = ["a cup", "grey", "boat", "zz 9"]
+    scorer = clip.build(str(clip_folder), device="cpu", formula="clipscore")
+    behind_prefix = [f"A photo depicts {prompt}" for prompt in prompts]
+    cosines = clip_scorer.score(images, behind_prefix).column("adherence") / 100
+    scores = scorer.score(images, prompts).column("clip_score")
+    np.testing.assert_allclose(scores, 2.5 * np.maximum(cosines, 0), atol=1e-5)
+    assert scorer.ranges == {"clip_score": (0.0, 2.5)}
+    negative = ClipScorer(scorer.model, scorer.tokenizer, scorer.processor, factor=-1.0, lowest=0.0)
+    assert (negative.score(images, behind_prefix).values[cosines > 0] == 0).all()
 
 
 def test_small_batches_keep_the_order(clip_scorer: ClipScorer):
@@ -151,7 +167,7 @@ def test_pixel_statistics_stay_in_their_ranges_down_to_one_pixel():
 @pytest.mark.parametrize(
     ("spec", "reason"),
     [
-        ({"name": "hpsv9"}, "unknown name 'hpsv9'; known are unipercept, clip, pixels"),
+        ({"name": "hpsv9"}, "unknown name 'hpsv9'; known are unipercept, artimuse, clip, pickscore, hpsv2"),
         ({"path": "x"}, "unknown name None"),
         ({"name": "unipercept"}, "option 'path' is missing"),
         (
@@ -161,6 +177,9 @@ def test_pixel_statistics_stay_in_their_ranges_down_to_one_pixel():
         ({"name": "unipercept", "path": "x", "dtype": "int3"}, "dtype 'int3'"),
         ({"name": "unipercept", "path": "x", "device": "gpu"}, "device 'gpu'"),
         ({"name": "pixels", "path": "x"}, "its options are: none"),
+        ({"name": "clip", "path": "x", "formula": "cos"}, "formula 'cos': write cosine"),
+        ({"name": "hpsv2", "vision": "x"}, "unknown option 'vision'; its options are: path, version, clip"),
+        ({"name": "pyiqa"}, "option 'metric' is missing"),
     ],
 )
 def test_a_wrong_scorer_config_is_refused_with_the_known_names(spec: dict[str, str], reason: str):
@@ -171,3 +190,43 @@ def test_a_wrong_scorer_config_is_refused_with_the_known_names(spec: dict[str, s
 def test_no_scorers_are_refused():
     with pytest.raises(ConfigError, match="scorers is empty"):
         build_scorers([])
+
+
+def test_every_scorer_is_in_the_documentation():
+    text = (Path(__file__).parents[2] / "docs" / "scorers.md").read_text()
+    assert [name for name in SCORERS if f"| `{name}` |" not in text] == []
+
+
+@pytest.mark.skipif(importlib.util.find_spec("pyiqa") is not None, reason="the extra pyiqa is installed")
+def test_pyiqa_is_optional_and_its_licence_is_said():
+    with pytest.raises(ConfigError, match=r"PolyForm-Noncommercial.*pip install .*\[pyiqa\]"):
+        build_scorer({"name": "pyiqa", "metric": "musiq", "device": "cpu"})
+
+
+class MeanRed:
+    """As pyiqa's metrics are called: a float [1, 3, H, W] from 0 to 1, lower is better."""
+
+    score_range = "~0, 1"
+
+    def __call__(self, pixels: torch.Tensor) -> torch.Tensor:
+        assert pixels.shape[:2] == (1, 3)
+        if pixels.shape[2] < 4:
+            raise RuntimeError("Kernel size can't be greater than actual input size")
+        return pixels[:, 0].mean(dim=(1, 2))
+
+
+def test_pyiqa_scores_each_image_at_its_own_size():
+    scorer = pyiqa.PyiqaScorer(MeanRed(), "redness")
+    images = [plain(51, 0), plain(1, 1, (2, 2)), b"junk", plain(255, 3, (9, 5))]
+    table = scorer.score(images)
+    np.testing.assert_allclose(table.column("redness"), [0.2, np.nan, np.nan, 1], atol=1e-6)
+    assert table.errors[1] == "redness failed: Kernel size can't be greater than actual input size"
+    assert scorer.ranges == {"redness": (0.0, 1.0)}
+
+
+@pytest.mark.parametrize(
+    ("text", "bounds"),
+    [("0, 1", (0, 1)), ("~-1, ~0.1", (-1, 0.1)), ("0, ~", (0, 1000)), (None, (-1000, 1000))],
+)
+def test_pyiqas_ranges_as_numbers(text: str | None, bounds: tuple[float, float]):
+    assert pyiqa.score_range(text) == bounds
