@@ -1,7 +1,7 @@
-"""`python -m reward_plugin serve` and `python -m reward_plugin score`.
+"""`python -m reward_plugin serve | score | chat | vqa | analyse | profile`.
 
-Exit codes: 0 done; 1 it could not be done; 2 the command line is wrong; 3 scored, but some pictures have no
-complete score; 130 interrupted.
+Exit codes: 0 done; 1 it could not be done; 2 the command line is wrong; 3 done, but some pictures have no
+complete score or no answer; 130 interrupted.
 """
 
 from __future__ import annotations
@@ -13,6 +13,8 @@ from collections.abc import Sequence
 from jsonargparse import ArgumentError, ArgumentParser
 
 from reward_plugin.errors import RewardError
+from reward_plugin.language.command import COMMANDS
+from reward_plugin.language.command import run as run_language
 from reward_plugin.score.config import ScoreConfig
 from reward_plugin.serve import ServeConfig, serve
 
@@ -21,10 +23,11 @@ Exit codes: 0 every picture has all its scores; 3 some have not; 1 the run could
 2 the command line is wrong; 130 interrupted."""
 IMAGES_HELP = """picture files, folders, patterns such as 'photos/**/*.jpg', .jsonl lists of
 {"image": PATH, "prompt": TEXT, ...}, or .txt lists of paths"""
-# Options of ScoreConfig that need no value on the command line.
+CONFIG_HELP = "YAML file with any of the options below"
+# Options that need no value on the command line.
 FLAGS = {
     "recursive": "look into the folders inside folders, too",
-    "retry": "score again what failed before, in a run that goes on",
+    "retry": "do again what failed before, in a run that goes on",
 }
 
 
@@ -34,21 +37,31 @@ def build_parser() -> ArgumentParser:
         prog="reward_plugin", exit_on_error=False, description="Perceptual rewards for images."
     )
     commands = parser.add_subcommands(required=True)
-    config_help = "YAML file with any of the options below"
 
     serving = ArgumentParser(exit_on_error=False, description="Run a reward server; see configs/reward/.")
-    serving.add_argument("--config", action="config", help=config_help)
+    serving.add_argument("--config", action="config", help=CONFIG_HELP)
     serving.add_class_arguments(ServeConfig)
     commands.add_subcommand("serve", serving, help="answer score requests over HTTP")
 
     scoring = ArgumentParser(exit_on_error=False, description=SCORE_HELP)
-    scoring.add_argument("images", nargs="+", type=str, help=IMAGES_HELP)
-    scoring.add_argument("--config", action="config", help=config_help)
-    scoring.add_class_arguments(ScoreConfig, skip=set(FLAGS))
-    for name, text in FLAGS.items():
-        scoring.add_argument(f"--{name}", action="store_true", help=text)
+    _take_pictures(scoring, ScoreConfig)
     commands.add_subcommand("score", scoring, help="score pictures: files, folders, lists")
+
+    for name, command in COMMANDS.items():
+        summary = (command.config.__doc__ or "").partition("\n")[0]
+        asking = ArgumentParser(exit_on_error=False, description=summary)
+        _take_pictures(asking, command.config)
+        commands.add_subcommand(name, asking, help=command.help)
     return parser
+
+
+def _take_pictures(parser: ArgumentParser, config: type) -> None:
+    """Add pictures and the options of a config class."""
+    parser.add_argument("images", nargs="+", type=str, help=IMAGES_HELP)
+    parser.add_argument("--config", action="config", help=CONFIG_HELP)
+    parser.add_class_arguments(config, skip=set(FLAGS))
+    for name, text in FLAGS.items():
+        parser.add_argument(f"--{name}", action="store_true", help=text)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -64,6 +77,8 @@ def main(argv: Sequence[str] | None = None) -> int:
                 chosen.images,
                 ScoreConfig(**{name: chosen[name] for name in ScoreConfig.__dataclass_fields__}),
             )
+        if options.subcommand in COMMANDS:
+            return run_language(options.subcommand, chosen)
         serve(ServeConfig(**{name: chosen[name] for name in ServeConfig.__dataclass_fields__}))
         return 0
     except ArgumentError as error:

@@ -19,8 +19,7 @@ class ServeConfig:
     """A reward server.
 
     Attributes:
-        scorers: What to load: a list of `{name: ..., option: ...}`; the names are unipercept, clip and
-            pixels.
+        scorers: What to load: a list of `{name: ..., option: ...}`; `reward_plugin.scorers` has the names.
         host: Address to listen on. Any other than a loopback address asks for a token.
         port: Port to listen on; 0 takes a free one, which the log names.
         token_file: File with the bearer token that clients must send; without it, the variable REWARD_TOKEN.

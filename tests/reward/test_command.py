@@ -164,10 +164,24 @@ def test_shipped_configs_load(path: Path):
     assert {spec["name"] for spec in config.scorers} <= set(SCORERS)
 
 
-@pytest.mark.parametrize("command", ["serve", "score"])
+@pytest.mark.parametrize("command", ["serve", "score", "chat", "vqa", "analyse", "profile"])
 def test_help_explains_every_option(command: str, capsys: pytest.CaptureFixture[str]):
     with pytest.raises(SystemExit) as stop:
         main([command, "--help"])
     assert stop.value.code == 0
     text = capsys.readouterr().out
     assert "--config" in text and "YAML" in text
+
+
+def test_help_waits_for_no_model_library():
+    code = """
+import sys
+from reward_plugin.__main__ import main
+try:
+    main(["--help"])
+except SystemExit:
+    print(sorted({"torch", "transformers", "fastapi", "uvicorn", "pyarrow"} & sys.modules.keys()))
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert "{serve,score,chat,vqa,analyse,profile}" in done.stdout
+    assert done.stdout.splitlines()[-1] == "[]", done.stderr
