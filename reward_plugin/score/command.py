@@ -27,7 +27,7 @@ from reward_plugin.score.formats import need_pyarrow, write_rows
 from reward_plugin.score.inputs import Item, gather
 from reward_plugin.score.output import FORMATS, RowFile, open_rows
 from reward_plugin.score.reading import Loaded, batches
-from reward_plugin.score.rows import Row, columns_of, dimensions_of, extra_keys, make_rows
+from reward_plugin.score.rows import Row, columns_of, dimensions_of, extra_keys, make_rows, recovered
 from reward_plugin.score.sheet import check_sheet, write_sheet
 from reward_plugin.score.show import Printer, speaks_unicode
 from reward_plugin.score.summary import summary_text
@@ -83,7 +83,7 @@ class _Job:
     ) -> None:
         self.config, self.items, self.rows, self.backend, self.wanted = config, items, rows, backend, wanted
         self.extra = extra_keys(items)
-        self.dimensions: Sequence[str] = dimensions_of(filter(None, rows), self.extra)
+        self.dimensions: Sequence[str] = dimensions_of([row for row in rows if row], self.extra)
         self.prints = config.out is None
 
     @property
@@ -225,7 +225,7 @@ def _found(items: Sequence[Item], out: RowFile | None, retry: bool) -> list[Row 
     there: defaultdict[tuple[str, str | None], deque[Row]] = defaultdict(deque)
     for row in out.rows:
         there[Item(row["image"], row.get("prompt")).key].append(row)
-    return [there[item.key].popleft() if there[item.key] else None for item in items]
+    return [recovered(there[item.key].popleft(), item) if there[item.key] else None for item in items]
 
 
 def _stopped(job: _Job, config: ScoreConfig, how: str) -> None:

@@ -38,7 +38,7 @@ class Item:
     @property
     def key(self) -> tuple[str, str | None]:
         """What a resumed run recognises it by, however the path is written."""
-        return os.path.abspath(self.image), self.prompt
+        return os.path.abspath(self.image), self.prompt or None  # a CSV file cannot tell "" from none
 
 
 def gather(sources: Sequence[str], *, prompt: str | None = None, recursive: bool = False) -> list[Item]:

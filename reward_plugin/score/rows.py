@@ -39,6 +39,19 @@ def make_rows(items: Sequence[Item], table: ScoreTable, scored_by: str) -> list[
     ]
 
 
+def recovered(row: Row, item: Item) -> Row:
+    """A row that was read back, with the types that a CSV file has lost; its item knows all but scores."""
+    texts = {key: value for key, value in row.items() if isinstance(value, str) and key not in OWN_KEYS}
+    return row | {key: _number_or_text(text) for key, text in texts.items()} | dict(item.extra)
+
+
+def _number_or_text(text: str) -> float | str:
+    try:
+        return float(text)
+    except ValueError:
+        return text
+
+
 def _number(value: np.float32) -> float | None:
     return None if np.isnan(value) else float(str(value))
 
@@ -61,9 +74,10 @@ def extra_keys(items: Iterable[Item]) -> list[str]:
     return list(dict.fromkeys(key for item in items for key in item.extra))
 
 
-def dimensions_of(rows: Iterable[Row], extra: Iterable[str]) -> list[str]:
+def dimensions_of(rows: Sequence[Row], extra: Iterable[str]) -> list[str]:
     """The scores' names in rows that were read back, whose items bring the keys `extra`."""
-    other = {*OWN_KEYS, *extra}
+    texts = {key for row in rows for key, value in row.items() if not isinstance(value, float | int | None)}
+    other = {*OWN_KEYS, *extra, *texts}
     return list(dict.fromkeys(key for row in rows for key in row if key not in other))
 
 
