@@ -6,10 +6,34 @@ Each error names the key, its value, the rule and the remedy.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from operator import attrgetter
 
 from flow_grpo.algorithms import ALGORITHMS
 from flow_grpo.config import TrainConfig
 from flow_grpo.window import window_bounds
+
+POSITIVE = (
+    "iterations",
+    *("model.height", "model.width", "model.max_sequence_length", "model.lora.rank", "model.lora.alpha"),
+    "prompts.per_iteration",
+    *("sampler.num_steps", "sampler.chunk", "sampler.noise_level"),
+    *("reward.timeout", "reward.max_wait", "reward.batch_size"),
+    *("advantage.clip", "advantage.eps", "advantage.scale"),
+    *("grpo.clip_range", "guard.clip_range"),
+    *("optimizer.updates_per_rollout", "optimizer.micro_batch"),
+    *("optimizer.lr", "optimizer.eps", "optimizer.grad_clip"),
+    *("validation.every", "validation.num_steps", "validation.members", "validation.max_prompts"),
+    *("checkpoint.every", "checkpoint.keep"),
+    "log.samples",
+)
+NOT_NEGATIVE = (
+    "model.guidance_scale",
+    *("reward.ready_timeout", "advantage.tie"),
+    *("regularizer.kl_weight", "regularizer.norm_weight", "regularizer.norm_margin"),
+    *("optimizer.warmup", "optimizer.weight_decay"),
+    *("stop.max_relative_drop", "stop.patience"),
+    "log.samples_every",
+)
 
 
 def check(config: TrainConfig) -> None:
@@ -18,64 +42,17 @@ def check(config: TrainConfig) -> None:
     Raises:
         ValueError: Naming the key, its value, the rule and the remedy.
     """
-    positive = {
-        "iterations": config.iterations,
-        "prompts.per_iteration": config.prompts.per_iteration,
-        "sampler.num_steps": config.sampler.num_steps,
-        "sampler.chunk": config.sampler.chunk,
-        "sampler.noise_level": config.sampler.noise_level,
-        "optimizer.updates_per_rollout": config.optimizer.updates_per_rollout,
-        "optimizer.micro_batch": config.optimizer.micro_batch,
-        "optimizer.lr": config.optimizer.lr,
-        "optimizer.grad_clip": config.optimizer.grad_clip,
-        "validation.every": config.validation.every,
-        "validation.num_steps": config.validation.num_steps,
-        "validation.members": config.validation.members,
-        "checkpoint.every": config.checkpoint.every,
-        "checkpoint.keep": config.checkpoint.keep,
-        "model.lora.rank": config.model.lora.rank,
-        "model.lora.alpha": config.model.lora.alpha,
-    }
-    for key, value in positive.items():
-        _require(value > 0, key, value, "must be greater than 0")
-    _require(
-        config.prompts.group_size >= 2,
-        "prompts.group_size",
-        config.prompts.group_size,
-        "must be at least 2, because pictures of a prompt are compared with each other",
-    )
-    _check_updates(config)
+    for key in POSITIVE:
+        value = attrgetter(key)(config)
+        _require(value is None or value > 0, key, value, "must be greater than 0")
+    for key in NOT_NEGATIVE:
+        value = attrgetter(key)(config)
+        _require(value >= 0, key, value, "must not be negative")
+    _check_groups(config)
     _check_sampler(config)
     _check_reward(config)
-    for key, value in {
-        "regularizer.kl_weight": config.regularizer.kl_weight,
-        "regularizer.norm_weight": config.regularizer.norm_weight,
-        "optimizer.warmup": config.optimizer.warmup,
-        "stop.max_relative_drop": config.stop.max_relative_drop,
-        "stop.patience": config.stop.patience,
-    }.items():
-        _require(value >= 0, key, value, "must not be negative")
-    _require(
-        0 <= config.optimizer.ema_decay < 1,
-        "optimizer.ema_decay",
-        config.optimizer.ema_decay,
-        "must be at least 0 and below 1",
-    )
-    prompts = config.prompts
-    _require(
-        prompts.held_back >= 0 and (prompts.held_back == 0 or prompts.validation is None),
-        "prompts.held_back",
-        prompts.held_back,
-        "must not be negative, and is only for runs without prompts.validation; use one of the two",
-    )
-    _require(
-        not (config.stop.metric or config.stop.floors)
-        or prompts.validation is not None
-        or prompts.held_back > 0,
-        "stop.metric",
-        config.stop.metric,
-        "is measured on held-out prompts; set prompts.validation or prompts.held_back, or this to null",
-    )
+    _check_optimizer(config)
+    _check_held_out(config)
 
 
 def check_processes(config: TrainConfig, processes: int) -> None:
@@ -106,12 +83,18 @@ def check_prompts(config: TrainConfig, available: int) -> None:
     )
 
 
-def _check_updates(config: TrainConfig) -> None:
-    updates = config.optimizer.updates_per_rollout
+def _check_groups(config: TrainConfig) -> None:
+    size, updates = config.prompts.group_size, config.optimizer.updates_per_rollout
     _require(
-        config.prompts.group_size % updates == 0,
+        size >= 2,
         "prompts.group_size",
-        config.prompts.group_size,
+        size,
+        "must be at least 2, because pictures of a prompt are compared with each other",
+    )
+    _require(
+        size % updates == 0,
+        "prompts.group_size",
+        size,
         f"must be a multiple of optimizer.updates_per_rollout = {updates}, so that each update has as many "
         f"members of every group",
     )
@@ -155,6 +138,33 @@ def _check_reward(config: TrainConfig) -> None:
         "stop.metric",
         config.stop.metric,
         "must be a held-out dimension, but it has a weight in reward.weights; remove one of the two",
+    )
+
+
+def _check_optimizer(config: TrainConfig) -> None:
+    optimizer = config.optimizer
+    for key, decays in {"ema_decay": [optimizer.ema_decay], "betas": optimizer.betas}.items():
+        _require(
+            all(0 <= decay < 1 for decay in decays),
+            f"optimizer.{key}",
+            getattr(optimizer, key),
+            "must be at least 0 and below 1",
+        )
+
+
+def _check_held_out(config: TrainConfig) -> None:
+    prompts, stop = config.prompts, config.stop
+    _require(
+        prompts.held_back >= 0 and (prompts.held_back == 0 or prompts.validation is None),
+        "prompts.held_back",
+        prompts.held_back,
+        "must not be negative, and is only for runs without prompts.validation; use one of the two",
+    )
+    _require(
+        not (stop.metric or stop.floors) or prompts.validation is not None or prompts.held_back > 0,
+        "stop.metric",
+        stop.metric,
+        "is measured on held-out prompts; set prompts.validation or prompts.held_back, or this to null",
     )
 
 
