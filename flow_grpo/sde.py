@@ -103,8 +103,9 @@ def _transition(
     """Mean, std and diffusion coefficient; the coefficients are [B, 1, ...]."""
     delta = sigma - sigma_next
     if kind == "flow_sde":
-        # sigma is 1 on the first step only, and there sigma_next is the grid's second point.
-        sigma_hat = torch.where(sigma == 1, sigma_next, sigma)
+        # sigma is 1 on the first step only, and there sigma_next is the grid's second point. Some constant
+        # shifts (1.18, 1.32) give 1 only up to rounding, and 1 - sigma would be 1e-7 or negative.
+        sigma_hat = torch.where(sigma > 1 - 1e-6, sigma_next, sigma)
         g = a * torch.sqrt(sigma / (1 - sigma_hat))
         mean = x * (1 - g**2 * delta / (2 * sigma)) - v * (1 + g**2 * (1 - sigma) / (2 * sigma)) * delta
         return mean, g * torch.sqrt(delta), g

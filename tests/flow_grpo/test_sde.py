@@ -7,6 +7,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from flow_grpo.schedule import static_sigmas
 from flow_grpo.sde import KINDS, step
 
 GOLDEN = Path(__file__).parents[1] / "data" / "flow_sde.safetensors"
@@ -33,6 +34,14 @@ def test_flow_sde_first_step_has_std_equal_to_the_noise_level():
     x, velocity, noise = batch()
     result = step(velocity, x, 1.0, 0.83, 0.7, noise=noise)
     torch.testing.assert_close(result.std, torch.full((4,), 0.7), rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize("shift", [1.18, 1.32, 1.58, 3.0])
+def test_flow_sde_first_step_survives_a_grid_that_begins_at_one_up_to_rounding(shift):
+    x, velocity, noise = batch()
+    sigmas = static_sigmas(8, shift)
+    result = step(velocity, x, sigmas[0], sigmas[1], 0.7, noise=noise)
+    torch.testing.assert_close(result.std, torch.full((4,), 0.7), rtol=1e-5, atol=0)
 
 
 def test_dance_sde_closed_form():
