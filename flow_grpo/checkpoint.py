@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from flow_grpo.files import replacing
+from flow_grpo.files import replacing, write_tensors
 
 NAME = re.compile(r"step-(\d{6,})")
 VERSION = 2
@@ -34,15 +34,15 @@ class Checkpoint:
 
 def save(folder: Path, step: int, checkpoint: Checkpoint, keep: int) -> Path:
     """Write `folder/step-NNNNNN` and remove all but the newest `keep`."""
-    from safetensors.torch import save_file
-
     folder.mkdir(parents=True, exist_ok=True)
+    for leftover in folder.glob(".step-*.tmp"):  # of a process that was killed while it wrote
+        shutil.rmtree(leftover)
     target = folder / name(step)
     with replacing(target) as temporary:
         temporary.mkdir()
         for title, tensors in checkpoint.tensors.items():
             whole = {key: value.detach().cpu().contiguous() for key, value in tensors.items()}
-            save_file(whole, str(temporary / f"{title}.safetensors"))
+            write_tensors(temporary / f"{title}.safetensors", whole)
         state = {"version": VERSION, **checkpoint.state}
         (temporary / "state.json").write_text(json.dumps(state, indent=1) + "\n", encoding="utf-8")
     for old in _all(folder)[:-keep]:

@@ -10,7 +10,7 @@ from typing import Literal
 
 import torch
 
-from flow_grpo.files import replacing
+from flow_grpo.files import replacing, write_tensors
 
 ADAPTER = "default"
 LORA_FILE = "pytorch_lora_weights.safetensors"
@@ -90,8 +90,6 @@ def export_lora(
     alpha / rank is multiplied into B, and the file carries no alpha: every reader takes a missing alpha for
     the rank, while not every reader knows the metadata key in which diffusers would put it.
     """
-    from safetensors.torch import save_file
-
     scale = config.alpha / config.rank
     tensors = {}
     for name, value in weights.items():
@@ -100,5 +98,5 @@ def export_lora(
         tensors[key] = (value.detach().float().cpu() * factor).contiguous()
     folder.mkdir(parents=True, exist_ok=True)
     with replacing(folder / LORA_FILE) as temporary:
-        save_file(tensors, str(temporary), metadata={"format": "pt"})
+        write_tensors(temporary, tensors)
     return folder / LORA_FILE

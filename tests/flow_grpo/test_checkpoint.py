@@ -7,7 +7,7 @@ import torch
 
 from flow_grpo import checkpoint
 from flow_grpo.checkpoint import Checkpoint
-from flow_grpo.files import replacing
+from flow_grpo.files import replacing, write_tensors
 from flow_grpo.log import _truncate
 
 
@@ -48,6 +48,18 @@ def test_a_half_written_folder_is_not_a_checkpoint(tmp_path):
     assert checkpoint.latest(tmp_path / "nowhere") is None
     with pytest.raises(ValueError, match=r"state\.json is missing"):
         checkpoint.load(tmp_path / "step-000002")
+
+
+def test_what_a_killed_process_left_half_written_is_removed(tmp_path):
+    (tmp_path / ".step-000001.77.tmp").mkdir(parents=True)
+    (tmp_path / ".step-000001.77.tmp" / "adapter.safetensors").write_bytes(b"half")
+    checkpoint.save(tmp_path, 2, example(), keep=1)
+    assert [path.name for path in tmp_path.iterdir()] == ["step-000002"]
+
+
+def test_tensors_that_cannot_be_written_are_an_os_error_with_the_folder(tmp_path):
+    with pytest.raises(OSError, match=r"nowhere cannot be written to: .*No such file"):
+        write_tensors(tmp_path / "nowhere" / "a.safetensors", {"a": torch.ones(1)})
 
 
 def test_another_version_is_refused(tmp_path):
