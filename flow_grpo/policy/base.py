@@ -52,7 +52,7 @@ class Policy(Protocol):
         """The grid that the model's own pipeline uses at this resolution, float32 [num_steps + 1]."""
 
     def encode(self, texts: Sequence[str]) -> Condition:
-        """Encode prompts; each text is computed once and remembered."""
+        """Encode prompts; a text that was encoded lately is not computed again."""
 
     def initial_noise(self, seeds: Sequence[int]) -> torch.Tensor:
         """Starting latents [B, S, C], as the model's pipeline draws them from generators with these seeds."""

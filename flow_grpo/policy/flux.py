@@ -32,6 +32,9 @@ LORA_TARGETS = (
     *("attn.add_q_proj", "attn.add_k_proj", "attn.add_v_proj", "attn.to_add_out"),
     *("ff.net.0.proj", "ff.net.2", "ff_context.net.0.proj", "ff_context.net.2"),
 )
+#: Encoded prompts that are kept. One takes 4 MiB at FLUX.1-dev's 512 tokens: those of a whole file would fill
+#: the memory of a machine with eight processes.
+REMEMBERED = 512
 HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 
 
@@ -141,6 +144,10 @@ class FluxPolicy:
             )
             self._encoded[text] = (tokens[0].cpu(), pooled[0].cpu())
         rows = [self._encoded[text] for text in texts]
+        for text in dict.fromkeys(texts):  # the latest last
+            self._encoded[text] = self._encoded.pop(text)
+        for text in list(self._encoded)[:-REMEMBERED]:
+            del self._encoded[text]
         return Condition(
             {
                 "tokens": torch.stack([tokens for tokens, _ in rows]).to(self.device),
