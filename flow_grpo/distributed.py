@@ -1,13 +1,48 @@
-"""What processes tell each other, apart from gradients."""
+"""How processes find each other, and what they tell each other apart from gradients."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, TypeVar
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any, TypeVar
 
+import torch
+
+from flow_grpo.config import TrainConfig
 from flow_grpo.rollout import ScoringFailed
 
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
 T = TypeVar("T")
+
+#: Seconds that a process may be behind another besides waiting for scores: loading from a slow disk, sampling
+#: a larger share of the validation.
+LAG = 1800.0
+
+
+def connect(config: TrainConfig) -> Accelerator:
+    """Join the other processes of the launch; alone, there are none.
+
+    A process that ends takes the others with it: the launcher sees to that. One that hangs is given up after
+    a time that covers every wait allowed to it. The libraries' default, 10 minutes on GPUs, would end a run
+    that still waits for a reward server with the patience it was told to have.
+    """
+    from accelerate import Accelerator
+    from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs
+
+    patience = config.reward.ready_timeout + config.reward.max_wait + LAG
+    return Accelerator(
+        cpu=not torch.accelerator.is_available(),  # else accelerate does not connect processes on the CPU
+        mixed_precision="no",  # model.dtype says what is computed in what
+        log_with="wandb" if config.log.wandb else None,
+        kwargs_handlers=[
+            InitProcessGroupKwargs(timeout=timedelta(seconds=patience)),
+            # The base is frozen, and processes differ in how many forward passes they make (validation,
+            # examples without advantage), so a forward pass must not be a conversation.
+            DistributedDataParallelKwargs(broadcast_buffers=False),
+        ],
+    )
 
 
 def agreed(produce: Callable[[], T]) -> T:

@@ -80,6 +80,7 @@ class Scores:
         reward: float32 [B], NaN where a weighted dimension is missing.
         weighted: Columns of the K weighted dimensions.
         weights: float32 [K].
+        errors: B reasons; None where every score is there.
     """
 
     dimensions: tuple[str, ...]
@@ -87,6 +88,29 @@ class Scores:
     reward: np.ndarray
     weighted: tuple[int, ...]
     weights: np.ndarray
+    errors: tuple[str | None, ...]
+
+    @staticmethod
+    def joined(parts: Sequence[Scores]) -> Scores:
+        """The pictures of several processes, in order."""
+        values, reward = (np.concatenate([getattr(p, name) for p in parts]) for name in ("values", "reward"))
+        first, errors = parts[0], tuple(error for part in parts for error in part.errors)
+        return Scores(first.dimensions, values, reward, first.weighted, first.weights, errors)
+
+    def reason(self) -> str | None:
+        """Why the first picture without a reward has none; None if all have one."""
+        return next((e for e, r in zip(self.errors, self.reward, strict=True) if not np.isfinite(r)), None)
+
+    def require_a_reward(self) -> None:
+        """Refuse to go on where nothing was scored: every advantage would be 0, for as long as it lasts.
+
+        Raises:
+            ScoringFailed: Not one picture has a reward.
+        """
+        if not np.isfinite(self.reward).any():
+            raise ScoringFailed(
+                f"none of {len(self.reward)} pictures has a reward; the first reason: {self.reason()}"
+            )
 
     def means(self) -> dict[str, float]:
         """Mean of the reward and of each dimension over the pictures that have it; NaN of nothing."""
@@ -178,7 +202,7 @@ def _collect(futures: Sequence[Future[ScoreTable]], weights: Mapping[str, float]
     except RewardError as error:
         raise ScoringFailed(str(error)) from error
     columns = tuple(table.dimensions.index(name) for name in combined.dimensions)
-    return Scores(table.dimensions, table.values, combined.reward, columns, combined.weights)
+    return Scores(table.dimensions, table.values, combined.reward, columns, combined.weights, table.errors)
 
 
 def _sample_chunk(

@@ -101,6 +101,7 @@ class Run:
             "optimizer_steps": self.updater.steps,
             "keeper": self.keeper.state(),
             "prompts": fingerprint(self.prompts),
+            "model": base_fingerprint(self.policy.module),
             # Both follow from seed and iteration; they are here to be read and checked.
             "seed": config.seed,
             "cursor": {"epoch": place.epoch, "offset": place.offset},
@@ -118,7 +119,9 @@ class Run:
         """
         stored = checkpoint.load(path)
         state, names = stored.state, list(self.policy.trainable)
+        model = base_fingerprint(self.policy.module)
         for key, there, here in (
+            ("model.path (weights)", state.get("model", model), model),
             ("seed", state["seed"], self.config.seed),
             ("prompts.train (content)", state["prompts"], fingerprint(self.prompts)),
             ("model.lora (layers)", sorted(stored.tensors["adapter"]), sorted(names)),
@@ -186,3 +189,17 @@ def prepare(
 def fingerprint(prompts: Sequence[Prompt]) -> str:
     """Changes when any text or its place in the file does."""
     return hashlib.sha256(repr([prompt.text for prompt in prompts]).encode()).hexdigest()[:16]
+
+
+def base_fingerprint(module: torch.nn.Module) -> str:
+    """Changes when the frozen weights do, wherever they lie and whatever they are stored in.
+
+    It reads about 64 elements of each parameter, rounded to bfloat16. A LoRA that goes on upon other weights
+    would be neither the old run nor a new one.
+    """
+    samples = [
+        value.detach().flatten()[:: max(1, value.numel() // 64)].to(torch.bfloat16)
+        for value in module.parameters()
+        if not value.requires_grad
+    ]
+    return hashlib.sha256(torch.cat(samples).view(torch.int16).cpu().numpy().tobytes()).hexdigest()[:16]

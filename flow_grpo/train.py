@@ -25,7 +25,7 @@ from flow_grpo.algorithms import ALGORITHMS
 from flow_grpo.checks import check_processes, check_prompts
 from flow_grpo.cli import Invocation, as_yaml, parse
 from flow_grpo.config import TrainConfig
-from flow_grpo.distributed import agreed, gather
+from flow_grpo.distributed import agreed, connect, gather
 from flow_grpo.log import RunLog, start_wandb
 from flow_grpo.order import prompts_of_iteration, shard
 from flow_grpo.plan import describe
@@ -62,6 +62,7 @@ def train(run: Run, rewards: Rewards, log: RunLog, accelerator: Accelerator) -> 
         made = sample_iteration(run, rewards, accelerator)
         sampled = time.perf_counter()
         scores, groups = share_scores(run, made, accelerator)
+        scores.require_a_reward()
         gains = advantages(
             torch.from_numpy(scores.values[:, scores.weighted]),
             torch.from_numpy(scores.weights),
@@ -71,6 +72,8 @@ def train(run: Run, rewards: Rewards, log: RunLog, accelerator: Accelerator) -> 
         metrics = run.updater.run(examples_of(run, made, gains, accelerator), made.condition)
         run.iteration += 1
         now = time.perf_counter()
+        if gains.missing:
+            log.say(f"{gains.missing} of {len(groups)} pictures have no reward; the first: {scores.reason()}")
         log.iteration(
             metrics_row(
                 run.iteration,
@@ -122,9 +125,7 @@ def share_scores(run: Run, made: Rollout, accelerator: Accelerator) -> tuple[Sco
     groups = np.repeat([run.prompts[position].index for position in positions], config.prompts.group_size)
     if accelerator.num_processes == 1:
         return own, groups
-    parts = gather([(own.values, own.reward)])
-    values, reward = (np.concatenate(columns) for columns in zip(*parts, strict=True))
-    return Scores(own.dimensions, values, reward, own.weighted, own.weights), groups
+    return Scores.joined(gather([own])), groups
 
 
 def examples_of(run: Run, made: Rollout, gains: Advantages, accelerator: Accelerator) -> Examples:
@@ -183,19 +184,13 @@ def launch(invocation: Invocation) -> None:
         ValueError, RewardError: The configuration, a file or the server is not usable; nothing was changed.
         ScoringFailed: The server went away; a checkpoint was written.
     """
-    from accelerate import Accelerator
-
     config = invocation.config
     check_model_path(config.model.path)
     prompts, held_out = read_all_prompts(config)
     check_prompts(config, len(prompts))
     folder = Path(config.run_dir)
     resume = resume_from(invocation.resume, folder)
-    accelerator = Accelerator(
-        cpu=not torch.accelerator.is_available(),  # else accelerate does not connect processes on the CPU
-        mixed_precision="no",  # model.dtype says what is computed in what
-        log_with="wandb" if config.log.wandb else None,
-    )
+    accelerator = connect(config)
     check_processes(config, accelerator.num_processes)
     with build_rewards(config.reward.source()) as rewards:
         rewards.wait_ready(config.reward.ready_timeout)
@@ -281,10 +276,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
             dry_run(invocation.config)
         else:
             launch(invocation)
-    except (ValueError, RewardError, ScoringFailed, FloatingPointError) as error:
-        if os.environ.get("RANK", "0") == "0":
+    except (ValueError, RewardError, ScoringFailed, FloatingPointError, OSError) as error:
+        # Once for each machine: a file or the server may be out of reach of one of them alone.
+        if os.environ.get("LOCAL_RANK", "0") == "0":
             print(f"flow_grpo.train: error: {error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        if os.environ.get("LOCAL_RANK", "0") == "0":
+            print(
+                "flow_grpo.train: interrupted; the same command goes on from the last checkpoint",
+                file=sys.stderr,
+            )
+        return 130
     return 0
 
 

@@ -30,7 +30,7 @@ def validate(
     out.
 
     Raises:
-        ScoringFailed: On every process, when one of them could not score.
+        ScoringFailed: On every process, when one of them could not score, or no picture has a reward.
     """
     settings = config.validation
     items = [Item(row, member) for row in range(len(prompts)) for member in range(settings.members)]
@@ -39,13 +39,17 @@ def validate(
     plan = Plan(num_steps=settings.num_steps, chunk=config.sampler.chunk)
     identity = validation_seed(config.seed)
     result = agreed(lambda: rollout(policy, prompts, mine, plan, identity, rewards, config.reward.weights))
-    rows = list(zip(mine, result.scores.values, result.scores.reward, strict=True))
-    unique = {item: (values, reward) for item, values, reward in gather(rows)}
-    assert len(unique) == len(items)
-    values = np.stack([unique[item][0] for item in items])
-    reward = np.array([unique[item][1] for item in items])
     own = result.scores
-    return Scores(own.dimensions, values, reward, own.weighted, own.weights).means()
+    unique = {
+        row[0]: row[1:] for row in gather(list(zip(mine, own.values, own.reward, own.errors, strict=True)))
+    }
+    assert len(unique) == len(items)
+    values, reward, errors = zip(*(unique[item] for item in items), strict=True)
+    scores = Scores(
+        own.dimensions, np.stack(values), np.array(reward), own.weighted, own.weights, tuple(errors)
+    )
+    scores.require_a_reward()
+    return scores.means()
 
 
 @dataclass

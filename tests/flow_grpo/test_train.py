@@ -16,6 +16,7 @@ from flow_grpo.train import main
 from reward_plugin.client import build_rewards
 from reward_plugin.errors import ServerUnavailable
 from reward_plugin.types import ScoreTable
+from tests.tiny import tiny_flux
 
 
 def lines(path: Path) -> list[dict]:
@@ -150,6 +151,7 @@ def test_resuming_equals_not_stopping_to_the_bit(arguments, tmp_path):
 def test_resuming_refuses_what_does_not_belong_together(arguments, tmp_path, capsys):
     assert main(arguments(iterations=1)) == 0
     for key, value, text in [
+        ("model.path", tiny_flux(tmp_path / "other", seed=1), "model.path (weights) is not"),
         ("seed", 1, "seed is not what this run began with"),
         ("prompts.train", tmp_path / "held_out.txt", "prompts.train (content) is not"),
         ("model.lora.rank", 2, "model.lora.rank differs"),
@@ -202,7 +204,7 @@ def test_a_server_that_is_down_at_the_start_is_one_message(arguments, tmp_path, 
     assert not (tmp_path / "run").exists()
 
 
-def test_missing_scores_are_left_out_and_counted(arguments, tmp_path, monkeypatch):
+def test_missing_scores_are_left_out_and_counted(arguments, tmp_path, monkeypatch, capsys):
     def spoil(inner, images, prompts):
         table = inner.score(images, prompts)
         values = table.values.copy()
@@ -213,9 +215,36 @@ def test_missing_scores_are_left_out_and_counted(arguments, tmp_path, monkeypatc
 
     monkeypatch.setattr(flow_grpo.train, "build_rewards", lambda config: Interrupted(config, 0, spoil))
     assert main(arguments()) == 0
+    assert "2 of 8 pictures have no reward; the first: spoilt" in capsys.readouterr().out
     for row in lines(tmp_path / "run" / "metrics.jsonl"):
         assert row["missing"] == 2 and np.isfinite(row["reward"]) and np.isfinite(row["loss"])
     assert all(value.isfinite().all() for value in final_adapter(tmp_path / "run").values())
+
+
+def test_a_scorer_that_fails_on_every_picture_stops_the_run_with_its_reason(
+    arguments, tmp_path, monkeypatch, capsys
+):
+    def fail(inner, images, prompts):
+        table = inner.score(images, prompts)
+        future: Future[ScoreTable] = Future()
+        errors = ("the scorer ran out of memory",) * len(table)
+        future.set_result(ScoreTable(table.dimensions, np.full_like(table.values, np.nan), errors))
+        return future
+
+    # Validation takes one call, an iteration two.
+    monkeypatch.setattr(flow_grpo.train, "build_rewards", lambda config: Interrupted(config, 3, fail))
+    assert main(arguments(iterations=9, validation__every=9)) == 1
+    message = capsys.readouterr().err
+    assert "none of 8 pictures has a reward; the first reason: the scorer ran out of memory" in message
+    assert "step-000001" in message
+    assert [row["step"] for row in lines(tmp_path / "run" / "metrics.jsonl")] == [1]
+
+
+def test_a_run_directory_that_cannot_be_written_is_one_message(arguments, tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    assert main(arguments(run_dir=tmp_path / "file" / "run")) == 1
+    message = capsys.readouterr().err.strip().splitlines()[-1]
+    assert message.startswith("flow_grpo.train: error:") and str(tmp_path / "file") in message
 
 
 def test_dimensions_without_a_weight_never_enter_the_reward(arguments, tmp_path):
