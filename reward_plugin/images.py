@@ -47,6 +47,8 @@ TURNS = {
     7: PIL.Image.Transpose.TRANSVERSE,
     8: PIL.Image.Transpose.ROTATE_90,
 }
+#: What an encoded picture without a file is called in messages.
+ENCODED = "the encoded image"
 #: `warnings.catch_warnings` changes the whole process, and pictures are opened in several threads.
 _OPENING = threading.Lock()
 
@@ -72,7 +74,7 @@ def to_rgb(image: ImageLike, max_pixels: int = MAX_PIXELS, exif: Exif = "ignore"
     if isinstance(image, bytes | bytearray | memoryview):
         if bytes(image[: len(NPY_MAGIC)]) == NPY_MAGIC:
             return _from_array(_read_npy(image), max_pixels)
-        return _opened(io.BytesIO(image), "the encoded image", max_pixels, exif)
+        return _opened(io.BytesIO(image), ENCODED, max_pixels, exif)
     if isinstance(image, str | Path):
         if Path(image).exists() and not Path(image).is_file():  # reading a pipe would wait for ever
             raise BadImage(f"{image}: not a file")

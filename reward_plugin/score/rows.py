@@ -15,6 +15,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from reward_plugin.errors import ConfigError
+from reward_plugin.images import ENCODED
 from reward_plugin.score.inputs import Item
 from reward_plugin.types import ScoreTable
 
@@ -32,7 +33,8 @@ def make_rows(items: Sequence[Item], table: ScoreTable, scored_by: str) -> list[
             **({} if item.prompt is None else {"prompt": item.prompt}),
             **item.extra,
             **{name: _number(value) for name, value in zip(table.dimensions, scores, strict=True)},
-            "error": error,
+            # a server, which gets bytes, has no name for them
+            "error": error and error.replace(f"{ENCODED}: ", f"{item.image}: ", 1),
             "scored_by": scored_by,
         }
         for item, scores, error in zip(items, table.values, table.errors, strict=True)
