@@ -53,13 +53,14 @@ class Split(NamedTuple):
     read_mask: torch.Tensor
 
 
-def split_attention(decoder: Qwen2Model, prefix: int, ends: tuple[int, ...]) -> Split:
+def split_attention(decoder: Qwen2Model, prefix: int, ends: tuple[int, ...], reads: torch.Tensor) -> Split:
     """Divide the attention over a packed sequence.
 
     Args:
         decoder: for device, dtype and the number of heads.
         prefix: tokens that all prompts share, at least 1.
         ends: index of each prompt's last token; suffixes lie one after the other from `prefix` on.
+        reads: bool [K, L]; which tokens each of those last tokens sees.
     """
     starts = (prefix, *(end + 1 for end in ends[:-1]))
     longest = max(end + 1 - start for start, end in zip(starts, ends, strict=True))
@@ -69,11 +70,6 @@ def split_attention(decoder: Qwen2Model, prefix: int, ends: tuple[int, ...]) -> 
         k * longest + torch.arange(end + 1 - start)
         for k, (start, end) in enumerate(zip(starts, ends, strict=True))
     ]
-    length = ends[-1] + 1
-    reads = torch.zeros(len(ends), length, dtype=torch.bool)
-    reads[:, :prefix] = True
-    for k, (start, end) in enumerate(zip(starts, ends, strict=True)):
-        reads[k, start : end + 1] = True
     causal = torch.ones(longest, longest, dtype=torch.bool).tril()
     config = decoder.config
     group = config.num_attention_heads // config.num_key_value_heads

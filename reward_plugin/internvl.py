@@ -137,7 +137,7 @@ class RatingEngine:
         self._ids = packed.input_ids.to(device)
         self._image_at = (self._ids == self.model.config.image_token_id).nonzero()[:, 0]
         decoder = self.model.model.language_model
-        self._split = split_attention(decoder, packed.prefix, packed.ends)
+        self._split = split_attention(decoder, packed.prefix, packed.ends, packed.visible[list(packed.ends)])
         self._rotation = rotation_of(decoder, packed.position_ids.to(device))
         self._letters = torch.tensor(token_ids(checkpoint.tokenizer, LETTER_TOKENS), device=device)
         self._scale = torch.arange(len(LETTER_TOKENS), dtype=torch.float32, device=device)

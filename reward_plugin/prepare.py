@@ -22,7 +22,8 @@ import torch
 import torch.nn.functional as F
 
 Resize = Literal["pil", "torch"]
-Item, Result = TypeVar("Item"), TypeVar("Result")
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 

@@ -11,7 +11,7 @@ from reward_plugin.checkpoint import Checkpoint, load_checkpoint
 from reward_plugin.decoder import split_attention
 from reward_plugin.errors import ConfigError
 from reward_plugin.images import to_rgb, to_rgb_each
-from reward_plugin.internvl import RatingEngine
+from reward_plugin.internvl import RatingEngine, pack
 from reward_plugin.prepare import ahead, picture, to_input
 from reward_plugin.prompting import UNIPERCEPT_QUESTIONS
 from tests.reward.golden import CHECKPOINT, TOLERANCE, expected
@@ -120,7 +120,8 @@ def test_flash_attention_without_its_gpu_says_what_to_do(checkpoint):
 
 def test_attention_is_split_where_the_suffixes_begin(checkpoint):
     decoder = checkpoint.model.model.language_model  # 6 query heads on 2 key-value heads
-    split = split_attention(decoder, prefix=2, ends=(3, 4, 6))
+    packed = pack([[7, 8, 1, 2], [7, 8, 3], [7, 8, 3, 4]])
+    split = split_attention(decoder, packed.prefix, packed.ends, packed.visible[list(packed.ends)])
     assert split.suffixes.tolist() == [2, 3, 4, 4, 5, 6]  # the short second one is filled up
     assert split.back.tolist() == [0, 1, 2, 4, 5]
     assert split.read.tolist() == [3, 4, 6]
