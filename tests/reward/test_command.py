@@ -69,10 +69,13 @@ def test_a_server_process_scores_exactly_and_stops_when_asked(tmp_path: Path):
 
         out = tmp_path / "scores.jsonl"
         options = ["--url", url, "--token_file", token_file, "--out", str(out), "--batch_size", "2"]
-        assert main(["score", *map(str, images), str(tmp_path / "gone.png"), *options]) == 3
+        bad = [tmp_path / "gone.png", tmp_path / "empty.png"]
+        bad[1].touch()
+        assert main(["score", *map(str, [*images, *bad]), *options]) == 3
         rows = [json.loads(line) for line in out.read_text().splitlines()]
-        np.testing.assert_array_equal([row["iaa"] for row in rows[:-1]], table.values[:, 0].astype(float))
-        assert rows[-1]["error"].endswith("gone.png: no such file") and rows[-1]["iaa"] is None
+        np.testing.assert_array_equal(np.float32([row["iaa"] for row in rows[:-2]]), table.values[:, 0])
+        assert [row["error"] for row in rows[-2:]] == [f"{bad[0]}: no such file", f"{bad[1]}: 0 bytes"]
+        assert [row["iaa"] for row in rows[-2:]] == [None, None]
         assert {row["scored_by"] for row in rows} == {scored_by(scorers)}  # as if scored in this process
 
         second = subprocess.run(
