@@ -157,7 +157,9 @@ CASES: dict[str, Case] = {
     "no such file": lambda folder: (folder / "gone.png", None),
     "a folder or a pipe": pipe,
     "decompression bomb: a small file that claims 30000×30000": partial(written, CLAIMS, "a.png"),
-    "20000×20000": partial(saved, PIL.Image.new("1", (20_000, 20_000)), "a.png", None),
+    "20000×20000": lambda folder: written(
+        png(20_000, 20_000, 1, 0, bytes(20_000 * (1 + 20_000 // 8))), "a.png", folder
+    ),
     "9000×9000": partial(written, png(9_000, 9_000, 8, 2, bytes(1000)), "a.png"),
     "uint8 array [H, W, 3]": partial(given, PICTURE, PICTURE),
     "array in BGR order": partial(given, PICTURE[..., ::-1], PICTURE[..., ::-1]),
