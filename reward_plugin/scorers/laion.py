@@ -21,19 +21,19 @@ from reward_plugin.types import ImageLike, ScoreTable
 if TYPE_CHECKING:
     import PIL.Image
     from torch import nn
-    from transformers import CLIPVisionModelWithProjection
+    from transformers import CLIPModel
 
 STEMS = ("sac+logos+ava1-l14-linearMSE", "aesthetic-model")
 
 
 class LaionScorer:
-    """Scores images with CLIP's vision tower and the linear head; prompts are not looked at."""
+    """Scores images with CLIP's image embedding and the linear head; prompts are not looked at."""
 
     name = "laion"
     dimensions = ("laion_aesthetic",)
     ranges: Mapping[str, tuple[float, float]] = {"laion_aesthetic": (1.0, 10.0)}
 
-    def __init__(self, model: CLIPVisionModelWithProjection, head: nn.Module, batch_size: int = 64) -> None:
+    def __init__(self, model: CLIPModel, head: nn.Module, batch_size: int = 64) -> None:
         """Take both parts, loaded; `batch_size` images per pass."""
         self.model = model
         self.head = head
@@ -49,11 +49,12 @@ class LaionScorer:
 
         from reward_plugin.scorers.pixel_values import centre_square, normalise, to_tensor
 
-        size = self.model.config.image_size
+        size = self.model.config.vision_config.image_size
         pixels = normalise(to_tensor([centre_square(image, size) for image in images]))
         with torch.inference_mode():
-            embedding = self.model(pixels.to(self.model.device, self.model.dtype)).image_embeds.float()
-            return self.head(F.normalize(embedding, dim=-1)).cpu().numpy()
+            seen = self.model.vision_model(pixels.to(self.model.device, self.model.dtype)).pooler_output
+            embedding = F.normalize(self.model.visual_projection(seen).float(), dim=-1)
+            return self.head(embedding).cpu().numpy()
 
 
 def build(
@@ -64,7 +65,7 @@ def build(
     batch_size: int = 64,
     revision: str | None = None,
 ) -> LaionScorer:
-    """Load CLIP's vision tower and the head.
+    """Load CLIP and the head.
 
     Args:
         path: folder or hub id of OpenAI's CLIP ViT-L/14 in transformers' layout.
@@ -76,7 +77,7 @@ def build(
         batch_size: images per forward pass.
         revision: branch, tag or commit of a hub id given as `path`.
     """
-    from transformers import CLIPVisionModelWithProjection
+    from transformers import CLIPModel
 
     from reward_plugin.devices import resolve
     from reward_plugin.scorers.clip_folder import load_model
@@ -84,7 +85,7 @@ def build(
     from reward_plugin.source import find_folder
 
     where, precision = resolve(device, dtype)
-    model = load_model(CLIPVisionModelWithProjection, find_folder(path, revision), precision)
+    model = load_model(CLIPModel, find_folder(path, revision), precision)
     file = find_file(head, STEMS)
     layers = linear_stack(read_weights(file), model.config.projection_dim, file)
     return LaionScorer(model.to(where), layers.to(where), batch_size)

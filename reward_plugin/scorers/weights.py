@@ -71,7 +71,9 @@ def read_weights(file: Path) -> dict[str, torch.Tensor]:
         isinstance(value, torch.Tensor) for value in weights.values()
     ):
         raise CheckpointError(f"{file}: does not hold tensors by name; is this the published weight file?")
-    log.info("%s: a torch file; python -m reward_plugin.scorers.weights %s turns it to safetensors", file, file)
+    log.info(
+        "%s: a torch file; python -m reward_plugin.scorers.weights %s turns it to safetensors", file, file
+    )
     return {name.removeprefix("module."): tensor for name, tensor in weights.items()}
 
 
