@@ -16,6 +16,7 @@ import sys
 import time
 from collections.abc import Callable
 from importlib.metadata import version
+from typing import Any
 
 Score = Callable[[list[str]], list[list[float]]]
 
@@ -70,9 +71,9 @@ def _without_torchvision_operators() -> None:
     for name in ("nms", "qnms"):
         with contextlib.suppress(RuntimeError):
             library.define(f"{name}(Tensor a) -> Tensor")
-    register = torch.library.register_fake
+    register: Any = torch.library.register_fake
 
-    def skip(op: object, *args: object, **kwargs: object) -> object:
+    def skip(op: Any, *args: Any, **kwargs: Any) -> Any:
         if isinstance(op, str) and op.startswith("torchvision::"):
             return lambda f: f
         return register(op, *args, **kwargs)

@@ -11,7 +11,7 @@ Shapes: B images, S image side.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from typing import Literal, TypeVar
@@ -30,7 +30,7 @@ IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 def ahead(
     work: Callable[[Item], Result], items: Iterable[Item], *, threads: int, waiting: int
-) -> Iterator[Result]:
+) -> Generator[Result, None, None]:
     """The results of `work`, in order, computed in threads before they are asked for.
 
     Args:
