@@ -253,23 +253,23 @@ def _answers(
     seen = [pictures[same[0]] for same in groups]
     if config.by == "likelihood":
         answers = answer_by_likelihood(model, seen, questions)
+        left_out = {"response", "published", "problem"}
     else:
         answers = answer(model, seen, questions, max_new_tokens=config.max_new_tokens)
-    return [
-        {key: value for key, value in asdict(one).items() if value is not None or key == "letter"}
-        for about in answers
-        for one in about
-    ]
+        left_out = {"probabilities", "letter_mass"}
+    rows = [asdict(one) for about in answers for one in about]
+    return [{key: row[key] for key in row if key not in left_out} for row in rows]
 
 
 def _say_accuracy(rows: Sequence[Row]) -> None:
     known = [row for row in rows if isinstance(row.get("answer"), str)]
-    if known:
-        truth = [row["answer"].strip().upper() for row in known]
-        strict = sum(row.get("letter") == right for row, right in zip(known, truth, strict=True))
+    if not known:
+        return
+    truth = [row["answer"].strip().upper() for row in known]
+    strict = sum(row.get("letter") == right for row, right in zip(known, truth, strict=True))
+    unread = sum(row.get("letter") is None for row in known)
+    said = f"{strict} of {len(known)} correct, {unread} without a letter"
+    if any("published" in row for row in known):
         published = sum(row.get("published") == right for row, right in zip(known, truth, strict=True))
-        unread = sum(row.get("letter") is None for row in known)
-        say(
-            f"{strict} of {len(known)} correct, {unread} without a letter; "
-            f"{published} correct in the published reading"
-        )
+        said += f"; {published} correct in the published reading"
+    say(said)

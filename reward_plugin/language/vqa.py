@@ -129,7 +129,7 @@ def answer_by_likelihood(
 ) -> list[list[Answer]]:
     """Answer each question by the likeliest letter of its options: one forward pass, nothing is written."""
     prompts = [[INSTRUCTION + question for question in about] for about in questions]
-    answers = []
+    answers: list[list[Answer]] = []
     for about, logits in zip(questions, chat.next_logits(images, prompts), strict=True):
         answers.append([])
         for question, row in zip(about, logits, strict=True):
@@ -139,7 +139,7 @@ def answer_by_likelihood(
             shares = row[ids].softmax(-1).tolist()
             best = letters[max(range(len(letters)), key=shares.__getitem__)]
             shown = dict(zip(letters, shares, strict=True))
-            answers[-1].append(Answer("", best, best, None, shown, float(mass.sum())))
+            answers[-1].append(Answer("", "", best, None, shown, float(mass.sum())))
     return answers
 
 

@@ -45,7 +45,7 @@ def test_the_questions_are_the_published_ones():
 
 
 def test_eight_aspects_of_two_images_equal_sixteen_chats(chat: Chat):
-    found = analyse(chat, IMAGES[:2], max_new_tokens=5)
+    found = analyse(Chat(chat.checkpoint, batch_size=16), IMAGES[:2], max_new_tokens=5)
     for image, about in zip(IMAGES, found, strict=False):
         assert list(about) == list(ARTIMUSE_QUESTIONS)
         for aspect, question in ARTIMUSE_QUESTIONS.items():
@@ -64,17 +64,18 @@ def test_the_vision_tower_sees_each_image_once(chat: Chat):
 
 
 def test_the_command_writes_a_row_for_each_image(tmp_path: Path):
+    out = tmp_path / "rows.jsonl"
     config = AnalyseConfig(
         model=str(CHECKPOINT),
         questions="unipercept_quality",
-        out=tmp_path / "rows.jsonl",
+        out=out,
         device="cpu",
         max_new_tokens=2,
     )
     broken = tmp_path / "broken.png"
     broken.write_bytes(IMAGES[0].read_bytes()[:500])
     assert run_analyse([str(IMAGES[0]), str(broken), str(IMAGES[1])], config) == 3
-    rows = [json.loads(line) for line in config.out.read_text().splitlines()]
+    rows = [json.loads(line) for line in out.read_text().splitlines()]
     assert [row["image"] for row in rows] == [str(IMAGES[0]), str(broken), str(IMAGES[1])]
     assert list(rows[0]["analyses"]) == list(QUESTIONS["unipercept_quality"])
     assert rows[0]["analyses_cut_off"] == list(QUESTIONS["unipercept_quality"])

@@ -203,20 +203,19 @@ def test_the_command_writes_rows_goes_on_and_retries(tmp_path: Path, capsys: pyt
         (folder / image.name).write_bytes(image.read_bytes())
     bad = folder / "bad.png"
     bad.write_bytes(b"nothing")
-    config = ChatConfig(
-        model=str(CHECKPOINT), prompt="Hello", out=tmp_path / "rows.jsonl", device="cpu", max_new_tokens=3
-    )
+    out = tmp_path / "rows.jsonl"
+    config = ChatConfig(model=str(CHECKPOINT), prompt="Hello", out=out, device="cpu", max_new_tokens=3)
     assert run_chat([str(folder)], config) == 3
-    first = rows_of(config.out)
+    first = rows_of(out)
     assert [Path(row["image"]).name for row in first] == ["astronaut.png", "bad.png", "coffee.jpg"]
     assert [row["error"] is None for row in first] == [True, False, True]
     assert first[0]["response"] and first[0]["finished"] is False and "response" not in first[1]
 
     PIL.Image.new("RGB", (8, 8)).save(bad)
     assert run_chat([str(folder)], config) == 3  # it is in the file already
-    assert rows_of(config.out) == first
+    assert rows_of(out) == first
     assert run_chat([str(folder)], dataclasses.replace(config, retry=True)) == 0
-    retried = rows_of(config.out)
+    retried = rows_of(out)
     assert [row["error"] for row in retried] == [None] * 3 and retried[:2] == [first[0], first[2]]
     with pytest.raises(ConfigError, match="another --out"):
         run_chat([str(folder)], dataclasses.replace(config, max_new_tokens=4))

@@ -239,11 +239,10 @@ def test_a_written_annotation_becomes_structure_and_richness(chat: Chat):
 
 def test_the_command_keeps_what_was_written_beside_the_error(tmp_path: Path):
     images, _ = expected("scores")
-    config = ProfileConfig(
-        model=str(CHECKPOINT), out=tmp_path / "rows.jsonl", device="cpu", max_new_tokens=3, texts=True
-    )
+    out = tmp_path / "rows.jsonl"
+    config = ProfileConfig(model=str(CHECKPOINT), out=out, device="cpu", max_new_tokens=3, texts=True)
     assert run_profile([str(images[0])], config) == 3
-    (row,) = [json.loads(line) for line in config.out.read_text().splitlines()]
+    (row,) = [json.loads(line) for line in out.read_text().splitlines()]
     assert row["structure"] is None and row["richness"] is None
     assert row["response"] and row["finished"] is False and "cut off" in row["error"]
     assert list(row["ratings"]) == ["iaa", "iqa", "ista"]

@@ -111,20 +111,37 @@ def test_the_command_answers_a_benchmark_file(tmp_path: Path, capsys: pytest.Cap
     ]
     file = tmp_path / "bench.json"
     file.write_text(json.dumps(entries))
+    out = tmp_path / "rows.jsonl"
     config = VqaConfig(
         model=str(CHECKPOINT),
         image_root=IMAGES[0].parent,
         by="likelihood",
-        out=tmp_path / "rows.jsonl",
+        out=out,
         device="cpu",
     )
     assert run_vqa([str(file)], config) == 3
-    rows = [json.loads(line) for line in config.out.read_text().splitlines()]
+    rows = [json.loads(line) for line in out.read_text().splitlines()]
     assert [row["answer"] for row in rows] == ["A", "B", "B"]
     assert rows[0]["category"] == "Loc" and rows[0]["letter"] in "ABCD" and rows[1]["letter"] in "AB"
     assert "no such file" in rows[2]["error"] and "letter" not in rows[2]
     right = sum(row.get("letter") == row["answer"] for row in rows)
-    assert f"{right} of 3 correct, 1 without a letter" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert f"{right} of 3 correct, 1 without a letter" in said and "published" not in said
+    assert "response" not in rows[0] and "published" not in rows[0]
+
+
+def test_the_command_prints_written_answers_to_a_list(tmp_path: Path, capsys: pytest.CaptureFixture):
+    lines = [{"image": str(IMAGES[1]), "question": QUESTION, "answer": "D"}, {"image": str(IMAGES[0])}]
+    file = tmp_path / "list.jsonl"
+    file.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    config = VqaConfig(model=str(CHECKPOINT), question=YES_NO, device="cpu", max_new_tokens=2)
+    assert run_vqa([str(file)], config) == 0
+    printed = capsys.readouterr()
+    rows = [json.loads(line) for line in printed.out.splitlines()]
+    assert [row["question"] for row in rows] == [QUESTION, YES_NO]
+    assert (rows[0]["response"], rows[0]["published"], rows[0]["letter"]) == ("da", "D", None)
+    assert "does not state a letter" in rows[0]["problem"] and rows[0]["error"] is None
+    assert "0 of 1 correct, 1 without a letter; 1 correct in the published reading" in printed.err
 
 
 def test_the_command_names_what_is_wrong_with_a_file(tmp_path: Path):
