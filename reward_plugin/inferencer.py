@@ -133,11 +133,12 @@ class UniPerceptRewardInferencer:
             BadImage: with on_error "raise", for the first image without scores.
             ConfigError: neither or both of image_paths and images, or a single picture instead of a list.
         """
-        if (image_paths is None) == (images is None):
+        pictures = images if image_paths is None else image_paths
+        if pictures is None or (image_paths is not None and images is not None):
             raise ConfigError(
                 "reward() takes a list of pictures, as image_paths or as images: give one of them"
             )
-        source = iter(_several(images if image_paths is None else image_paths))
+        source = iter(_several(pictures))
         on_error = self.on_error if on_error is None else _checked(on_error)
         results: list[dict[str, Any] | None] = []
         step = BATCHES_AT_ONCE * self.scorer.engine.batch_size
