@@ -47,6 +47,7 @@ class Backend:
         self.ranges: Mapping[str, tuple[float, float]] = {}
         self._specs = read_specs(config)
         self._client: RewardClient | None = None
+        self._local: LocalRewards | None = None
         if config.url:
             self._connect(config)
         else:
@@ -65,16 +66,17 @@ class Backend:
         if sys.stderr.isatty():
             names = ", ".join(str(spec.get("name")) for spec in self._specs)
             print(f"reward_plugin: loading {names}", file=sys.stderr)
-        self.rewards = LocalRewards(build_scorers(self._specs))
-        self.ranges = self.rewards.ranges
-        return self.rewards.dimensions
+        self.rewards = self._local = LocalRewards(build_scorers(self._specs))
+        self.ranges = self._local.ranges
+        return self._local.dimensions
 
     def __enter__(self) -> Backend:
         return self
 
     def __exit__(self, *exc: object) -> None:
-        for opened in {self._client, getattr(self, "rewards", None)} - {None}:
-            opened.close()
+        for opened in (self._client, self._local):
+            if opened is not None:
+                opened.close()
 
     def _connect(self, config: ScoreConfig) -> None:
         from reward_plugin.access import read_token

@@ -83,9 +83,8 @@ def encoded(form: str) -> bytes:
     return buffer.getvalue()
 
 
-def palette(**transparency: int) -> tuple[PIL.Image.Image, np.ndarray]:
+def palette() -> tuple[PIL.Image.Image, np.ndarray]:
     image = PIL_PICTURE.quantize(16)
-    image.info |= transparency
     return image, np.array(image.getpalette(), np.uint8).reshape(-1, 3)[np.asarray(image)]
 
 

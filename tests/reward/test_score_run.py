@@ -24,7 +24,7 @@ PIXELS = ["--scorers", '[{"name": "pixels"}]']
 class Terminal(io.StringIO):
     """A standard output that a person looks at."""
 
-    encoding = "utf-8"  # type: ignore[assignment]
+    encoding = "utf-8"
 
     def isatty(self) -> bool:
         return True
