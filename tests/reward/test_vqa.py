@@ -139,7 +139,7 @@ def test_the_command_prints_written_answers_to_a_list(tmp_path: Path, capsys: py
     printed = capsys.readouterr()
     rows = [json.loads(line) for line in printed.out.splitlines()]
     assert [row["question"] for row in rows] == [QUESTION, YES_NO]
-    assert (rows[0]["response"], rows[0]["published"], rows[0]["letter"]) == ("da", "D", None)
+    assert (rows[0]["response"], rows[0]["published"], rows[0]["letter"]) == ("da�", "D", None)
     assert "does not state a letter" in rows[0]["problem"] and rows[0]["error"] is None
     assert "0 of 1 correct, 1 without a letter; 1 correct in the published reading" in printed.err
 
