@@ -4,7 +4,7 @@
   TAD66K siblings, and InternVL3 are released. The config names remote classes, so the Auto classes would ask
   to run them; here the classes are named and the keys are renamed.
 * native: `InternVLForConditionalGeneration`, as `save_pretrained` writes it, under the names the model has in
-  memory or under the flat names of the `-hf` repositories.
+  memory or under the flat names of the `-hf` repositories, which transformers renames.
 
 Weights may be one safetensors file or shards with an index. Pickled `.bin` weights are refused: unpickling
 can run code.
@@ -25,7 +25,7 @@ from transformers import InternVLConfig, InternVLForConditionalGeneration, Qwen2
 
 from reward_plugin.errors import CheckpointError
 from reward_plugin.prompting import IMAGE_CONTEXT, IMAGE_END, IMAGE_START, SYSTEM_MESSAGE
-from reward_plugin.published import in_memory_names, native_config, native_weights
+from reward_plugin.published import native_config, native_weights
 from reward_plugin.source import find_folder
 
 
@@ -79,7 +79,8 @@ def load_checkpoint(
     image_token = tokenizer.convert_tokens_to_ids(IMAGE_CONTEXT)
     config = native_config(raw, image_token, folder) if published else InternVLConfig.from_pretrained(folder)
     weights = _read_weights(folder)
-    weights = native_weights(weights, folder) if published else in_memory_names(weights)
+    if published:
+        weights = native_weights(weights, folder)
     model = _build_model(config, weights, folder, dtype, attention)
     model = model.to(device).eval().requires_grad_(False)
     if quantise is not None:

@@ -1,8 +1,6 @@
-"""Published layouts in native terms: config fields and weight names. Pure; no files.
+"""The published `InternVLChatModel` layout in native terms: config fields and weight names. Pure; no files.
 
-* `InternVLChatModel`, as UniPercept, ArtiMuse and InternVL3 are released. The renaming is that of
-  transformers' `convert_internvl_weights_to_hf.py`.
-* `-hf` repositories: the native model under flat names (`vision_tower.…`, `language_model.model.…`).
+The renaming is that of transformers' `convert_internvl_weights_to_hf.py`.
 """
 
 from __future__ import annotations
@@ -40,17 +38,6 @@ _KEY_RULES: tuple[tuple[re.Pattern[str], str], ...] = tuple(
         (r"(vision_tower\..*)\.norm1\.", r"\1.layernorm_before."),
         (r"(vision_tower\..*)\.norm2\.", r"\1.layernorm_after."),
         (r"(vision_tower\..*)\.ls([12])$", r"\1.lambda_\2"),
-    )
-)
-
-#: flat -> in-memory names of the native layout; in-memory names match none of these
-_FLAT_RULES: tuple[tuple[re.Pattern[str], str], ...] = tuple(
-    (re.compile(pattern), replacement)
-    for pattern, replacement in (
-        (r"^vision_tower\.", "model.vision_tower."),
-        (r"^multi_modal_projector\.", "model.multi_modal_projector."),
-        (r"^language_model\.model\.", "model.language_model."),
-        (r"^language_model\.lm_head\.", "lm_head."),
     )
 )
 
@@ -130,19 +117,6 @@ def native_config(raw: Mapping[str, Any], image_token_id: int, origin: str | Pat
         tie_word_embeddings=text.get("tie_word_embeddings", False),
         **kept,
     )
-
-
-def in_memory_names(flat: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Names of a native checkpoint, flat or in-memory, as the model in memory has them.
-
-    A name of neither kind stays as it is, for the loader to report as unexpected.
-    """
-    native: dict[str, torch.Tensor] = {}
-    for name, tensor in flat.items():
-        for pattern, replacement in _FLAT_RULES:
-            name = pattern.sub(replacement, name)
-        native[name] = tensor
-    return native
 
 
 def native_weights(published: Mapping[str, torch.Tensor], origin: str | Path) -> dict[str, torch.Tensor]:
