@@ -20,6 +20,7 @@ from pocket.unipercept import data, degrade, labels
 RUNGS = 4
 SHARES = {
     "jpeg": 12.0,
+    "noise": 4.0,
     "warp": 3.0,
     "posterise": 2.0,
     "ringing": 2.0,

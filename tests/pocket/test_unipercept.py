@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import save_file
 from transformers import Qwen2Tokenizer
 
 from pocket.unipercept import data, degrade, labels, ladders
 from pocket.unipercept.evaluate import SEVERITIES, score
-from pocket.unipercept.export import published_weights
+from pocket.unipercept.export import average, published_weights
 from pocket.unipercept.model import IMAGE_MEAN, IMAGE_STD, Rater, create
 from reward_plugin.checkpoint import load_checkpoint
 from reward_plugin.prompting import SYSTEM_MESSAGE, UNIPERCEPT_QUESTIONS, conversation
@@ -85,6 +86,14 @@ def test_export_and_reading_back_are_inverse(tmp_path):
     state = model.state_dict()
     assert back.keys() == state.keys()
     assert all(torch.equal(back[name], state[name]) for name in state)
+
+
+def test_average_lies_between_two_exports(tmp_path):
+    for name, value in (("first", 1.0), ("second", 3.0)):
+        (tmp_path / name).mkdir()
+        save_file({"w": torch.full((2,), value).half()}, tmp_path / name / "model.safetensors")
+    mixed = average(tmp_path / "first", tmp_path / "second", 0.25)["w"]
+    assert mixed.dtype == torch.float16 and mixed.tolist() == [1.5, 1.5]
 
 
 def test_ladders_fall_rung_by_rung():
