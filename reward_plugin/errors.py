@@ -8,8 +8,8 @@
     ├── ProtocolError                      a body is not a valid request or response of this version
     │   └── TooLarge                       a request is over the item or size limit
     └── ServerError                        the other end of the wire
-        ├── RequestRefused                 the server understood and said no (token, size, form): no use
-        retrying └── ServerUnavailable              no usable answer within the allowed wait
+        ├── RequestRefused                 it understood and said no (token, size, form): no use retrying
+        └── ServerUnavailable              no usable answer within the allowed wait
             └── ServerBusy                 it answered, but was over its queue limit for the whole wait
 
 Every message names the file, key or address, the rule that was broken, and what to do about it.

@@ -17,7 +17,6 @@ Shapes: B images, K questions, P prefix tokens, L packed tokens, H hidden size, 
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import takewhile
@@ -32,10 +31,8 @@ from reward_plugin.decoder import decoder_layer, hidden_at, rotation_of, split_a
 from reward_plugin.errors import BadImage, ConfigError
 from reward_plugin.images import MAX_PIXELS, to_rgb
 from reward_plugin.prepare import Resize, ahead, picture, to_input
-from reward_plugin.prompting import IMAGE_CONTEXT, LETTER_TOKENS, conversation
+from reward_plugin.prompting import LETTER_TOKENS, conversation, log_prompt
 from reward_plugin.types import ImageLike
-
-log = logging.getLogger(__name__)
 
 #: What logits, softmax and expectation are computed in; "published" is the model's dtype.
 Precision = Literal["float32", "published"]
@@ -127,10 +124,7 @@ class RatingEngine:
         self.batch_size = batch_size if self.model.device.type != "cpu" else min(batch_size, CPU_BATCH)
         system = checkpoint.system_message if system_message is None else system_message
         texts = [conversation(text, checkpoint.num_image_tokens, system) for text in questions.values()]
-        image_tokens = IMAGE_CONTEXT * checkpoint.num_image_tokens
-        log.info(
-            "prompt: %r", texts[0].replace(image_tokens, f"{IMAGE_CONTEXT}*{checkpoint.num_image_tokens}")
-        )
+        log_prompt(texts[0])
 
         device = self.model.device
         packed = pack([checkpoint.tokenizer(text).input_ids for text in texts])

@@ -8,7 +8,6 @@ print(reply.text)
 from __future__ import annotations
 
 import itertools
-import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -21,10 +20,8 @@ from reward_plugin.images import to_rgb
 from reward_plugin.internvl import pixel_values
 from reward_plugin.language.decoding import Continuation, Sampling, write
 from reward_plugin.language.transcript import TURN_END, History, transcript
-from reward_plugin.prompting import IMAGE_CONTEXT
+from reward_plugin.prompting import IMAGE_CONTEXT, log_prompt
 from reward_plugin.types import ImageLike
-
-log = logging.getLogger(__name__)
 
 #: What the published code allows an answer.
 MAX_NEW_TOKENS = 1024
@@ -87,7 +84,6 @@ class Chat:
         self._system = checkpoint.system_message if system_message is None else system_message
         (self._stop,) = token_ids(checkpoint.tokenizer, (TURN_END,))
         (self._image_token,) = token_ids(checkpoint.tokenizer, (IMAGE_CONTEXT,))
-        self._logged = False
 
     def ask(
         self,
@@ -216,10 +212,7 @@ class Chat:
             num_image_tokens=self.checkpoint.num_image_tokens,
             system_message=self._system,
         )
-        if not self._logged:
-            run = IMAGE_CONTEXT * self.checkpoint.num_image_tokens
-            log.info("prompt: %r", text.replace(run, f"{IMAGE_CONTEXT}*{self.checkpoint.num_image_tokens}"))
-            self._logged = True
+        log_prompt(text)
         return self.checkpoint.tokenizer(text).input_ids
 
     def _batches(
