@@ -199,12 +199,12 @@ def launch(invocation: Invocation) -> None:
         if resume is not None:
             run.restore(resume)
         log = RunLog(folder, accelerator, config.iterations)
-        log.begin(as_yaml(config), run.iteration)
-        if config.log.wandb:
-            start_wandb(accelerator, config.log.project, folder, vars(config))
-        if resume is not None:
-            log.say(f"resumed from {resume} at iteration {run.iteration}")
         try:
+            log.begin(as_yaml(config), run.iteration)
+            if config.log.wandb:
+                start_wandb(accelerator, config.log.project, folder, vars(config))
+            if resume is not None:
+                log.say(f"resumed from {resume} at iteration {run.iteration}")
             train(run, rewards, log, accelerator)
         except ScoringFailed as error:
             written = run.save(accelerator)
