@@ -19,7 +19,6 @@ import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import PIL.Image
@@ -27,9 +26,9 @@ from fastapi import Depends, FastAPI, Request
 from fastapi.responses import JSONResponse
 
 from reward_plugin.errors import ProtocolError, RewardError, TooLarge
-from reward_plugin.images import MAX_PIXELS, Exif
-from reward_plugin.queueing import Full, ScoringQueue
-from reward_plugin.scoring import all_dimensions, score_all
+from reward_plugin.images import MAX_PIXELS, Exif, to_png
+from reward_plugin.local_engine import LocalEngine
+from reward_plugin.queueing import Engine, Full, ScoreJob
 from reward_plugin.types import Scorer
 from reward_plugin.wire import VERSION, ScoreRequest, decode_request, encode_response
 
@@ -62,8 +61,9 @@ class RequestFailed(Exception):
 
 
 def build_app(
-    scorers: Sequence[Scorer],
+    scorers: Sequence[Scorer] = (),
     *,
+    engine: Engine | None = None,
     token: str | None = None,
     limits: Limits | None = None,
     exif: Exif = "ignore",
@@ -72,7 +72,8 @@ def build_app(
     """An application that serves loaded scorers.
 
     Args:
-        scorers: with different dimensions.
+        scorers: with different dimensions, scored in threads of this process.
+        engine: what scores instead of a `LocalEngine` of `scorers`; closed with the application.
         token: where given, `/v1` asks for `Authorization: Bearer TOKEN`.
         limits: see `Limits`.
         exif: whether encoded pictures are turned as their orientation tag says.
@@ -80,16 +81,16 @@ def build_app(
             `reward_plugin.score.identity`.
     """
     limits = limits or Limits()
-    dimensions = all_dimensions(scorers)
-    queue = ScoringQueue(limits.max_waiting)
+    engine = LocalEngine(scorers, limits.max_waiting) if engine is None else engine
+    scorer_infos = engine.describe()
     readiness = _Readiness()
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        warm_up = asyncio.create_task(readiness.warm_up(scorers, queue))
+        warm_up = asyncio.create_task(readiness.warm_up(engine))
         yield
         warm_up.cancel()
-        queue.close()
+        engine.close()
 
     app = FastAPI(title="Perceptual rewards", version=str(VERSION), lifespan=lifespan)
     app.add_exception_handler(RequestFailed, _failure)
@@ -106,7 +107,7 @@ def build_app(
 
     @app.get("/health")
     async def health() -> dict[str, Any]:
-        return {"status": "alive", "requests": queue.jobs}
+        return {"status": "alive", "requests": engine.jobs}
 
     @app.get("/ready")
     async def ready() -> JSONResponse:
@@ -116,9 +117,9 @@ def build_app(
     async def list_scorers() -> dict[str, Any]:
         return {
             "version": VERSION,
-            "dimensions": dimensions,
+            "dimensions": [name for info in scorer_infos for name in info.dimensions],
             "scorers": [
-                {"name": s.name, "dimensions": s.dimensions, "ranges": dict(s.ranges)} for s in scorers
+                {"name": s.name, "dimensions": s.dimensions, "ranges": dict(s.ranges)} for s in scorer_infos
             ],
             "limits": {"max_items": limits.max_items, "max_bytes": limits.max_bytes},
             "scored_by": scored_by,
@@ -127,11 +128,11 @@ def build_app(
     @app.post("/v1/score", dependencies=[Depends(authorize)])
     async def score(request: Request) -> dict[str, Any]:
         batch = await _read(request, limits)
-        chosen = _choose(scorers, batch)
-        job = partial(score_all, chosen, batch.images, batch.prompts, limits.max_pixels, exif)
+        chosen = _choose([info.name for info in scorer_infos], batch)
+        job = ScoreJob(batch.images, batch.prompts, chosen, limits.max_pixels, exif, batch.id)
         start = time.monotonic()
         try:
-            table = await queue.run(job)
+            table = await engine.run(job)
         except Full as full:
             raise RequestFailed(503, "busy", str(full), {"Retry-After": str(full.retry_after)}) from None
         except RewardError as error:
@@ -150,11 +151,12 @@ class _Readiness:
         self.ok = False
         self.reason: str | None = "warming up"
 
-    async def warm_up(self, scorers: Sequence[Scorer], queue: ScoringQueue) -> None:
+    async def warm_up(self, engine: Engine) -> None:
         """Score one grey picture: the first pass allocates memory and picks kernels."""
-        picture = PIL.Image.new("RGB", (64, 64), (128, 128, 128))
+        picture = to_png(PIL.Image.new("RGB", (64, 64), (128, 128, 128)))
         try:
-            table = await queue.run(partial(score_all, scorers, [picture], ["a grey square"]))
+            scorers = tuple(info.name for info in engine.describe())
+            table = await engine.run(ScoreJob((picture,), ("a grey square",), scorers))
         except Exception as error:
             log.exception("warm-up")
             self.reason = f"the warm-up score failed: {error}"
@@ -186,10 +188,10 @@ async def _read(request: Request, limits: Limits) -> ScoreRequest:
     return batch
 
 
-def _choose(scorers: Sequence[Scorer], batch: ScoreRequest) -> Sequence[Scorer]:
+def _choose(known: Sequence[str], batch: ScoreRequest) -> tuple[str, ...]:
+    """Names of the scorers that a request asks for."""
     if batch.scorers is None:
-        return scorers
-    known = {scorer.name: scorer for scorer in scorers}
+        return tuple(known)
     for name in batch.scorers:
         if name not in known:
             raise RequestFailed(
@@ -197,7 +199,7 @@ def _choose(scorers: Sequence[Scorer], batch: ScoreRequest) -> Sequence[Scorer]:
             )
     if not batch.scorers or len(set(batch.scorers)) != len(batch.scorers):
         raise RequestFailed(400, "malformed", "scorers must name at least one scorer, and each once")
-    return [known[name] for name in batch.scorers]
+    return batch.scorers
 
 
 async def _failure(request: Request, error: Exception) -> JSONResponse:
