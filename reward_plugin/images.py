@@ -33,6 +33,8 @@ MAX_PIXELS = 64_000_000
 DEEP_MODES = frozenset({"I", "F"})
 #: How a .npy file begins.
 NPY_MAGIC = b"\x93NUMPY"
+#: Bytes that hold the longest header of such a file that is looked at; version 1 has no longer one.
+NPY_HEADER = 10 + 65535
 #: How far a float tensor may leave [0, 1] by rounding before it is taken for one in another range.
 RANGE_SLACK = 1e-3
 #: What becomes of EXIF (or XMP) orientation: pixels as they are stored, as published, or turned upright.
@@ -53,7 +55,9 @@ ENCODED = "the encoded image"
 _OPENING = threading.Lock()
 
 
-def to_rgb(image: ImageLike, max_pixels: int = MAX_PIXELS, exif: Exif = "ignore") -> PIL.Image.Image:
+def to_rgb(
+    image: ImageLike | memoryview, max_pixels: int = MAX_PIXELS, exif: Exif = "ignore"
+) -> PIL.Image.Image:
     """Any accepted form of a picture as a fully decoded RGB image without metadata.
 
     A plain RGB `PIL.Image` comes back as it is, not copied.
@@ -86,6 +90,17 @@ def to_rgb(image: ImageLike, max_pixels: int = MAX_PIXELS, exif: Exif = "ignore"
     raise BadImage(
         f"a {type(image).__name__} is not an image; pass a PIL image, uint8 array, tensor, bytes or path"
     )
+
+
+def to_pixels(
+    image: ImageLike | memoryview, max_pixels: int = MAX_PIXELS, exif: Exif = "ignore"
+) -> PIL.Image.Image | np.ndarray:
+    """The same as `to_rgb`, but of a .npy file the uint8 [H, W, 3] array over its own bytes, uncopied."""
+    if isinstance(image, bytes | memoryview) and bytes(image[: len(NPY_MAGIC)]) == NPY_MAGIC:
+        array = _read_npy(image)
+        _check_size(array.shape[1], array.shape[0], max_pixels)
+        return array
+    return to_rgb(image, max_pixels, exif)
 
 
 def to_array(image: ImageLike, max_pixels: int = MAX_PIXELS) -> np.ndarray:
@@ -245,7 +260,7 @@ def _read_npy(data: bytes | bytearray | memoryview) -> np.ndarray:
     The header is checked against the bytes that follow it before anything is allocated, so it cannot claim
     memory.
     """
-    stream = io.BytesIO(data)
+    stream = io.BytesIO(data[:NPY_HEADER])  # of a view that is a copy
     readers = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
     try:
         shape, fortran_order, dtype = readers[np.lib.format.read_magic(stream)](stream)
