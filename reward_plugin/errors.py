@@ -5,6 +5,7 @@
     ├── CheckpointError                    a model folder is missing, incomplete or of another architecture
     ├── BadImage (also ValueError)         one picture cannot be read; inside a batch it becomes an error text
     ├── ScorerFailed                       the model itself failed; the message carries its exception
+    ├── MissingScore                       a picture has no score, and whoever asked has no word for that
     ├── ProtocolError                      a body is not a valid request or response of this version
     │   └── TooLarge                       a request is over the item or size limit
     └── ServerError                        the other end of the wire
@@ -36,6 +37,10 @@ class ScorerFailed(RewardError):
     """A scorer raised while scoring a whole batch (out of memory, device error): never turned into
     numbers.
     """
+
+
+class MissingScore(RewardError):
+    """A score is missing, and the trainer that asked takes nothing but numbers; carries the reasons."""
 
 
 class ProtocolError(RewardError):
