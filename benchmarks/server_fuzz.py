@@ -18,7 +18,6 @@ import sys
 import time
 from collections import Counter, deque
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 
@@ -123,8 +122,9 @@ def run(fuzz: Fuzz) -> None:
             if len(held) > fuzz.held:
                 held.popleft().close()
         if time.monotonic() - reported > 1:
-            reported, found = time.monotonic(), _print(found)
-    _print(found)
+            print_found(found)
+            found, reported = Found(), time.monotonic()
+    print_found(found)
     for connection in held:
         connection.close()
 
@@ -137,10 +137,9 @@ def _half(port: int, draw: Draw) -> socket.socket:
     return connection
 
 
-def _print(found: Found) -> Found:
-    line: dict[str, Any] = vars(found)
-    print(json.dumps(line), flush=True)
-    return Found()
+def print_found(found: Found) -> None:
+    """One line of JSON."""
+    print(json.dumps(vars(found)), flush=True)
 
 
 def main() -> None:

@@ -24,10 +24,10 @@ from typing import Any
 
 import psutil
 
-from benchmarks import server_pocket, server_throughput
+from benchmarks import server_pocket, server_soak, server_throughput
 from benchmarks.score_throughput import _processor
 
-PARTS: dict[str, Any] = {"throughput": server_throughput, "pocket": server_pocket}
+PARTS: dict[str, Any] = {"throughput": server_throughput, "pocket": server_pocket, "soak": server_soak}
 VERSIONS = ("fastapi", "starlette", "uvicorn", "h11", "httpx", "numpy", "pillow")
 
 

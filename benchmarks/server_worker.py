@@ -32,7 +32,7 @@ from reward_plugin.images import to_png
 from reward_plugin.types import ImageLike, ScoreTable
 
 #: Sent among the pictures of a mixed batch; its row must be missing and must not disturb its neighbours.
-DAMAGED = b"\x89PNG\r\n\x1a\nnot a picture"
+DAMAGED, SMALL = b"\x89PNG\r\n\x1a\nnot a picture", 64
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,8 @@ class Work:
         batch: Pictures in one request.
         concurrency: Requests under way at once.
         rate: Requests per second of the open loop; 0 is the closed loop.
-        mixed: Send every fourth batch as PNG, with one damaged picture among them.
+        most: Requests that may wait for an answer in the open loop; a further one starts late.
+        mixed: Send every fourth batch as small PNG files, with one damaged among them.
         count_statuses: Count the status of every response, which puts a layer into the client.
         seed: Of serials and of arrival times.
         report: Seconds between two lines.
@@ -58,6 +59,7 @@ class Work:
     batch: int = 16
     concurrency: int = 4
     rate: float = 0.0
+    most: int = 64
     mixed: bool = False
     count_statuses: bool = False
     seed: int = 0
@@ -99,7 +101,7 @@ class Worker:
         self._serial = self._random.randrange(1 << 24)
         self._free: deque[list[np.ndarray]] = deque()
         self._account, self._lock = Account(), threading.Lock()
-        self._slots = threading.Semaphore(work.concurrency)
+        self._slots = threading.Semaphore(work.most if work.rate else work.concurrency)
         self._under_way = 0
         self._sent = 0
         self._cpu = 0.0
@@ -121,7 +123,8 @@ class Worker:
                 if work.rate:
                     due += self._random.expovariate(work.rate)
                     time.sleep(max(0.0, due - time.perf_counter()))
-                    self._send(client, due)
+                    if self._slots.acquire(timeout=work.report):
+                        self._send(client, due)
                 elif self._slots.acquire(timeout=0.1):
                     self._send(client, time.perf_counter())
             while self._under_way and time.perf_counter() < start + work.seconds + 60:
@@ -134,14 +137,17 @@ class Worker:
             self._account.statuses[status] += 1
 
     def _send(self, client: RewardClient, due: float) -> None:
-        arrays = self._free.popleft() if self._free else self._new_batch()
+        damaged = self.work.mixed and self._sent % 4 == 3
+        arrays = (
+            self._new_batch(SMALL) if damaged else (self._free or [self._new_batch(self.work.side)]).pop()
+        )
         serials = [(self._serial + i) & 0xFFFFFF for i in range(self.work.batch)]
         self._serial += self.work.batch
         self._sent += 1
         for array, serial in zip(arrays, serials, strict=True):
             stamp(array, serial)
         images: list[ImageLike] = list(arrays)
-        if damaged := self.work.mixed and self._sent % 4 == 0:
+        if damaged:
             images = [to_png(array) for array in arrays]
             images[self._sent // 4 % len(images)] = DAMAGED
         with self._lock:
@@ -149,15 +155,16 @@ class Worker:
 
         def done(future: Future[ScoreTable]) -> None:
             self._check(future, serials, time.perf_counter() - due, damaged)
-            self._free.append(arrays)
+            if not damaged:
+                self._free.append(arrays)
             with self._lock:
                 self._under_way -= 1
             self._slots.release()
 
         client.submit(images, [prompt_of(serial) for serial in serials]).add_done_callback(done)
 
-    def _new_batch(self) -> list[np.ndarray]:
-        return [blank(self.work.side, seed) for seed in range(self.work.batch)]
+    def _new_batch(self, side: int) -> list[np.ndarray]:
+        return [blank(side, seed) for seed in range(self.work.batch)]
 
     def _check(self, future: Future[ScoreTable], serials: list[int], seconds: float, damaged: bool) -> None:
         try:
