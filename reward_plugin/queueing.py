@@ -6,7 +6,7 @@ score elsewhere. The application knows only what is written here.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -67,7 +67,14 @@ class ScorerInfo:
 
 
 class Engine(Protocol):
-    """Scores jobs. Its methods are called on the event loop, and only `run` may take time."""
+    """Scores jobs. Its methods are called on the event loop, and only `run` and `close` may take time.
+
+    Attributes:
+        observe: Set by the application; an engine that knows them calls it, from any thread, with the seconds
+            that a job waited and the seconds that it was scored.
+    """
+
+    observe: Callable[[float, float], None]
 
     @property
     def jobs(self) -> int:
@@ -86,8 +93,8 @@ class Engine(Protocol):
         """The scores of a job: N rows, the columns of `job.scorers` in that order.
 
         An unreadable picture is a row of NaN with its reason. A cancelled call (its client has hung up) drops
-        the job where it is not being scored yet, and comes back only when nothing holds the job's pictures
-        any more.
+        a job that is not being scored yet, and otherwise comes back when it is scored: until then its
+        pictures take memory.
 
         Raises:
             Full: too many jobs already; this one was not taken.
