@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 MEAN, DEVIATION = 0.16717362830052426, 1.0333394966054072
 MAX_TOKENS = 35
+STEMS = ("ImageReward",)
 #: Width of an attention head, of ViT-L and of BERT alike.
 HEAD_WIDTH = 64
 NO_PROMPT = "no prompt was given, and imagereward rates an image for one"
@@ -139,7 +140,7 @@ def build(
 
     where, precision = resolve(device, dtype)
     words = load_tokenizer(find_folder(tokenizer, None, ("*.json", "*.txt")))
-    file = find_file(path, ("ImageReward",), revision)
+    file = find_file(path, STEMS, revision)
     vision, text, layers = split_weights(read_weights(file), file)
     seeing, reading = load_blip(vision, text, precision, file)
     head = linear_stack(layers, reading.config.hidden_size, file)

@@ -276,3 +276,46 @@ def test_what_decides_scores_is_in_their_identity_and_nothing_else(tmp_path: Pat
     others = [{"path": str(tmp_path / "c")}, {"dtype": "bfloat16"}, {"system_message": "x"}]
     assert len({describe(spec | other) for other in others} | {text}) == 4
     assert scored_by([spec, {"name": "pixels"}], "apply") == f"{text} pixels exif=apply"
+
+
+def test_every_file_that_an_option_names_counts_given_or_by_default(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    def write(path: str, content: str) -> None:
+        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / path).write_text(content)
+
+    monkeypatch.chdir(tmp_path)
+    hub = {"xswu/HPSv2": "HPS_v2.1_compressed.pt", "trl-lib/ddpo-aesthetic-predictor": "aesthetic-model.pth"}
+    for folder, file in {**hub, "THUDM/ImageReward": "ImageReward.pt"}.items():
+        write(f"{folder}/{file}", "weights")
+    for folder in ("laion/CLIP-ViT-H-14-laion2B-s32B-b79K", "openai/clip-vit-large-patch14", "words"):
+        write(f"{folder}/tokenizer_config.json", "{}")
+        write(f"{folder}/model.safetensors", "weights")
+    specs = {
+        "hpsv2": {"name": "hpsv2"},  # the folders of its defaults are here
+        "laion": {"name": "laion"},
+        "imagereward": {"name": "imagereward", "tokenizer": "words"},
+        "pickscore": {"name": "pickscore", "path": "openai/clip-vit-large-patch14", "processor": "words"},
+    }
+
+    def all_of_them() -> dict[str, str]:
+        return {name: describe(spec | {"device": "cpu"}) for name, spec in specs.items()}
+
+    def changed_by(path: str, content: str) -> set[str]:
+        before = all_of_them()
+        write(path, content)
+        return {name for name, text in all_of_them().items() if text != before[name]}
+
+    explicit = {"path": str(tmp_path / "xswu/HPSv2"), "clip": "laion/CLIP-ViT-H-14-laion2B-s32B-b79K"}
+    assert describe(specs["hpsv2"] | explicit | {"device": "cpu"}) == all_of_them()["hpsv2"]
+    assert changed_by("xswu/HPSv2/HPS_v2.1_compressed.pt", "others") == {"hpsv2"}
+    assert changed_by("xswu/HPSv2/HPS_v2_compressed.pt", "another version") == set()
+    assert changed_by("laion/CLIP-ViT-H-14-laion2B-s32B-b79K/merges.txt", "a b") == {"hpsv2"}
+    assert changed_by("laion/CLIP-ViT-H-14-laion2B-s32B-b79K/model.safetensors", "not read") == set()
+    assert changed_by("trl-lib/ddpo-aesthetic-predictor/aesthetic-model.pth", "others") == {"laion"}
+    assert changed_by("openai/clip-vit-large-patch14/model.safetensors", "others") == {"laion", "pickscore"}
+    assert changed_by("words/vocab.txt", "a") == {"imagereward", "pickscore"}
+    assert changed_by("words/README.md", "a card") == set()
+    assert changed_by("THUDM/ImageReward/ImageReward.pt", "others") == {"imagereward"}
+    assert describe({"name": "ocr", "threads": 4}) == describe({"name": "ocr"})
