@@ -211,7 +211,7 @@ def too_many(draw: Draw) -> Case:
 def right_as_json(draw: Draw) -> Case:
     serials = [draw.random.randrange(1 << 24) for _ in range(draw.random.randint(0, 3))]
     images = [base64.b64encode(draw.picture(serial)).decode() for serial in serials]
-    body = {"images": images, "prompts": [prompt_of(serial) for serial in serials], "unknown": [1]}
+    body = {"images": images, "prompts": [prompt_of(serial) for serial in serials]}
     return post(JSON + "; charset=utf-8", to_json(body), frozenset({"200"}), rows=tuple(serials))
 
 
