@@ -17,7 +17,7 @@ POSITIVE = (
     *("model.height", "model.width", "model.max_sequence_length", "model.lora.rank", "model.lora.alpha"),
     "prompts.per_iteration",
     *("sampler.num_steps", "sampler.chunk", "sampler.noise_level"),
-    *("reward.timeout", "reward.max_wait", "reward.batch_size"),
+    *("reward.timeout", "reward.max_outage", "reward.batch_size"),
     *("advantage.clip", "advantage.eps", "advantage.scale"),
     *("grpo.clip_range", "guard.clip_range"),
     *("optimizer.updates_per_rollout", "optimizer.micro_batch"),

@@ -69,7 +69,7 @@ class RewardConfig:
         token_file: File with the server's shared secret; without one, the variable REWARD_TOKEN. The secret
             itself is no key, because the configuration is written into the run directory.
         timeout: Seconds for one attempt at one request.
-        max_wait: Seconds for all attempts; then the run stops with a checkpoint.
+        max_outage: Seconds without a usable answer from any server; then the run stops with a checkpoint.
         batch_size: Pictures in one request.
         ready_timeout: Seconds to wait for the server when the run starts.
     """
@@ -79,7 +79,7 @@ class RewardConfig:
     scorers: list[dict[str, Any]] | None = None
     token_file: str | None = None
     timeout: float = 120.0
-    max_wait: float = 300.0
+    max_outage: float = 300.0
     batch_size: int = 32
     ready_timeout: float = 600.0
 

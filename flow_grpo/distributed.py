@@ -31,7 +31,7 @@ def connect(config: TrainConfig) -> Accelerator:
     from accelerate import Accelerator
     from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs
 
-    patience = config.reward.ready_timeout + config.reward.max_wait + LAG
+    patience = config.reward.ready_timeout + config.reward.max_outage + LAG
     return Accelerator(
         cpu=not torch.accelerator.is_available(),  # else accelerate does not connect processes on the CPU
         mixed_precision="no",  # model.dtype says what is computed in what

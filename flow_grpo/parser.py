@@ -8,13 +8,23 @@ commented out, takes the place of the whole section.
 from __future__ import annotations
 
 import argparse
-from typing import Any
+from typing import Any, NoReturn
 
 from jsonargparse import ArgumentParser, Namespace
+
+#: Keys that had another name.
+RENAMED = {"max_wait": "reward.max_outage"}
 
 
 class Parser(ArgumentParser):
     """An ArgumentParser for dataclasses in which an unknown key is an error, whatever its value."""
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        """Exit with code 2 and the message, which says so if an unknown key only has another name now."""
+        for old, new in RENAMED.items():
+            if old in message:
+                message = f"{message}\n{old} is called {new} now; rename the key."
+        super().error(message, ex)
 
     # Every mapping comes through here, whether it stands in a file, on the command line or in a list.
     def _apply_actions(self, cfg: Any, parent_key: str = "", *args: Any, **kwargs: Any) -> Namespace:

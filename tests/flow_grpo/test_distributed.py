@@ -94,6 +94,6 @@ def test_two_processes_of_which_one_is_killed_equal_one_undisturbed(arguments, t
 
 
 def test_the_processes_patience_covers_every_wait_that_the_configuration_allows(arguments):
-    accelerator = connect(parse(arguments(reward__max_wait=7200, reward__ready_timeout=600)).config)
+    accelerator = connect(parse(arguments(reward__max_outage=7200, reward__ready_timeout=600)).config)
     assert accelerator.init_handler.timeout.total_seconds() > 7200 + 600
     assert not accelerator.ddp_handler.broadcast_buffers

@@ -98,7 +98,7 @@ def test_a_restarted_server_is_waited_for(tmp_path: Path):
     scorers, port = [{"name": "pixels"}], free_port()
     image = np.full((8, 8, 3), (255, 0, 0), np.uint8)
     with running_server(tmp_path / "first.yaml", scorers=scorers, port=port) as (first, url):
-        with RewardClient(url, max_wait=150) as client:
+        with RewardClient(url, max_outage=150) as client:
             client.wait_ready(150)
             before = client.score([image]).values
             first.send_signal(signal.SIGKILL)
