@@ -23,6 +23,11 @@ Exit codes: 0 every picture has all its scores; 3 some have not; 1 the run could
 2 the command line is wrong; 130 interrupted."""
 IMAGES_HELP = """picture files, folders, patterns such as 'photos/**/*.jpg', .jsonl lists of
 {"image": PATH, "prompt": TEXT, ...}, or .txt lists of paths"""
+# What a command takes besides.
+MORE_IMAGES_HELP = {
+    "vqa": """; or .json files of a benchmark, each a list of {"image": PATH, "question": TEXT,
+"answer": LETTER, ...}"""
+}
 CONFIG_HELP = "YAML file with any of the options below"
 # Options that need no value on the command line.
 FLAGS = {
@@ -34,7 +39,7 @@ FLAGS = {
 def build_parser() -> ArgumentParser:
     """The command line."""
     parser = ArgumentParser(
-        prog="reward_plugin", exit_on_error=False, description="Perceptual rewards for images."
+        prog="python -m reward_plugin", exit_on_error=False, description="Perceptual rewards for images."
     )
     commands = parser.add_subcommands(required=True)
 
@@ -50,14 +55,14 @@ def build_parser() -> ArgumentParser:
     for name, command in COMMANDS.items():
         summary = (command.config.__doc__ or "").partition("\n")[0]
         asking = ArgumentParser(exit_on_error=False, description=summary)
-        _take_pictures(asking, command.config)
+        _take_pictures(asking, command.config, MORE_IMAGES_HELP.get(name, ""))
         commands.add_subcommand(name, asking, help=command.help)
     return parser
 
 
-def _take_pictures(parser: ArgumentParser, config: type) -> None:
+def _take_pictures(parser: ArgumentParser, config: type, more: str = "") -> None:
     """Add pictures and the options of a config class."""
-    parser.add_argument("images", nargs="+", type=str, help=IMAGES_HELP)
+    parser.add_argument("images", nargs="+", type=str, help=IMAGES_HELP + more)
     parser.add_argument("--config", action="config", help=CONFIG_HELP)
     parser.add_class_arguments(config, skip=set(FLAGS))
     for name, text in FLAGS.items():

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import io
 import math
+import os
 import threading
 import warnings
 from collections.abc import Sequence
@@ -80,7 +81,7 @@ def to_rgb(
             return _from_array(_read_npy(image), max_pixels)
         return _opened(io.BytesIO(image), ENCODED, max_pixels, exif)
     if isinstance(image, str | Path):
-        if Path(image).exists() and not Path(image).is_file():  # reading a pipe would wait for ever
+        if os.path.exists(image) and not os.path.isfile(image):  # reading a pipe would wait for ever
             raise BadImage(f"{image}: not a file")
         return _opened(Path(image), str(image), max_pixels, exif)
     if (

@@ -14,7 +14,8 @@ from reward_plugin.score.identity import scored_by
 from reward_plugin.score.reading import BATCH_PIXELS, Load, byte_reader, decoder
 
 if TYPE_CHECKING:
-    from reward_plugin.client import LocalRewards, RewardClient
+    from reward_plugin.client import RewardClient
+    from reward_plugin.local import LocalRewards
 
 #: What a server allows in a request if it does not say: pictures and bytes.
 LIMITS = {"max_items": 32, "max_bytes": 64 << 20}
@@ -56,11 +57,10 @@ class Backend:
 
     def open(self) -> Sequence[str]:
         """Load the scorers where that is still to be done; returns the dimensions."""
-        from reward_plugin.client import LocalRewards
-
         if self._client is not None:
             self.rewards = self._client
             return self._client.dimensions
+        from reward_plugin.local import LocalRewards
         from reward_plugin.scorers import build_scorers
 
         if sys.stderr.isatty():
@@ -123,18 +123,24 @@ def read_specs(config: ScoreConfig) -> list[dict[str, Any]]:
     return specs
 
 
-def _read(file: str) -> list[dict[str, Any]]:
-    """The `scorers` of a YAML file such as a server's config; what else is in it is the server's."""
+def _read(text: str) -> list[dict[str, Any]]:
+    """Names of scorers, or the `scorers` of a YAML file such as a server's config; the rest is the server's."""
     import yaml
 
+    from reward_plugin.scorers import SCORERS
+
+    names = [name.strip() for name in text.split(",")]
+    if all(name in SCORERS for name in names):
+        return [{"name": name} for name in names]
     try:
-        content = yaml.safe_load(Path(file).read_text(encoding="utf-8"))
+        content = yaml.safe_load(Path(text).read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         reason = " ".join(str(error).split())
         raise ConfigError(
-            f"scorers {file}: neither a list of scorers nor a readable YAML file: {reason}"
+            f"scorers {text}: neither names of scorers ({', '.join(SCORERS)}), nor a list of them, nor a "
+            f"readable YAML file: {reason}"
         ) from None
     scorers = content.get("scorers") if isinstance(content, dict) else content
     if not isinstance(scorers, list) or not all(isinstance(spec, dict) for spec in scorers):
-        raise ConfigError(f"scorers {file}: it must hold a list `scorers` of {{name: ..., option: ...}}")
+        raise ConfigError(f"scorers {text}: it must hold a list `scorers` of {{name: ..., option: ...}}")
     return [dict(spec) for spec in scorers]

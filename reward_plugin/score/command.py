@@ -23,7 +23,7 @@ from reward_plugin.errors import ConfigError, ProtocolError, RewardError
 from reward_plugin.score.backend import Backend
 from reward_plugin.score.config import ScoreConfig
 from reward_plugin.score.filters import Filter, parse_filter
-from reward_plugin.score.formats import need_pyarrow, write_rows
+from reward_plugin.score.formats import check_folder, need_pyarrow, write_rows
 from reward_plugin.score.inputs import Item, gather
 from reward_plugin.score.output import FORMATS, RowFile, open_rows
 from reward_plugin.score.reading import Loaded, batches
@@ -46,10 +46,10 @@ def run(images: Sequence[str], config: ScoreConfig) -> int:
     wanted = _check(config)
     with ExitStack() as stack:
         backend = stack.enter_context(Backend(config))
-        items = gather(images, prompt=config.prompt, recursive=config.recursive)
+        _spare_sources(config, images)
+        items = gather(images, prompt=config.prompt, recursive=config.recursive, skip=config.sheet)
         out = None
         if config.out is not None:
-            _spare_sources(config.out, images)
             out = open_rows(config.out, backend.scored_by)
             stack.callback(out.close)
         rows = _found(items, out, config.retry)
@@ -85,6 +85,8 @@ class _Job:
         self.extra = extra_keys(items)
         self.dimensions: Sequence[str] = dimensions_of([row for row in rows if row], self.extra)
         self.prints = config.out is None
+        by = config.sheet_by
+        self.sheet_by = by if isinstance(by, list) else [name.strip() for name in by.split(",")]
 
     @property
     def done(self) -> int:
@@ -97,7 +99,7 @@ class _Job:
         columns = columns_of(self.items, self.dimensions)
         if self.wanted is not None:
             self.wanted.check([*self.dimensions, *self.extra])
-        for name in self.config.sheet_by:
+        for name in self.sheet_by:
             if name not in self.dimensions:
                 raise ConfigError(f"sheet_by: unknown name {name!r}; known are {', '.join(self.dimensions)}")
         printer = self._printer() if self.prints else None
@@ -129,9 +131,10 @@ class _Job:
         size, weight = backend.batch_size, backend.max_weight
         for batch in batches(items, backend.load, size=size, workers=self.config.workers, max_weight=weight):
             pictures = [loaded.picture for loaded in batch if loaded.picture is not None]
-            prompts = [loaded.item.prompt for loaded in batch if loaded.picture is not None]
-            texts = [text for text in prompts if text is not None]  # of all of the batch, or of none
-            future = backend.rewards.submit(pictures, texts or None) if pictures else None
+            # scorers take prompts for all of a batch, or for none; an empty one counts as none
+            prompts = [loaded.item.prompt or "" for loaded in batch if loaded.picture is not None]
+            texts = prompts if any(prompts) else None
+            future = backend.rewards.submit(pictures, texts) if pictures else None
             waiting.append((batch, future))
             if len(waiting) > backend.depth:
                 yield self._result(*waiting.popleft())
@@ -159,7 +162,7 @@ class _Job:
             self._printer().print(passing)
         self._summarise(rows, failed, len(passing))
         if config.sheet is not None:
-            write_sheet(config.sheet, rows, config.sheet_by or self.dimensions[:3], config.exif)
+            write_sheet(config.sheet, rows, self.sheet_by or self.dimensions[:3], config.exif)
             _say(f"contact sheet: {config.sheet}")
         return SOME_FAILED if failed else 0
 
@@ -197,8 +200,7 @@ def _check(config: ScoreConfig) -> Filter | None:
             )
         if config.list.suffix.lower() not in (".txt", *FORMATS):
             raise ConfigError(f"list {config.list}: its suffix must be one of .txt, {', '.join(FORMATS)}")
-        if not config.list.parent.is_dir():
-            raise ConfigError(f"list {config.list}: there is no folder {config.list.parent}; create it first")
+        check_folder("list", config.list)
         if config.out is not None and config.out.absolute() == config.list.absolute():
             raise ConfigError(f"list {config.list}: is also --out; give another")
     if config.retry and config.out is None:
@@ -210,10 +212,12 @@ def _check(config: ScoreConfig) -> Filter | None:
     return None if config.filter is None else parse_filter(config.filter)
 
 
-def _spare_sources(out: Path, sources: Sequence[str]) -> None:
-    for source in sources:
-        if os.path.exists(source) and out.exists() and os.path.samefile(source, out):
-            raise ConfigError(f"out {out}: is also what is to be scored; give another file")
+def _spare_sources(config: ScoreConfig, sources: Sequence[str]) -> None:
+    for name in ("out", "list", "sheet"):
+        file: Path | None = getattr(config, name)
+        for source in sources:
+            if file is not None and os.path.exists(source) and file.exists() and file.samefile(source):
+                raise ConfigError(f"{name} {file}: is also what is to be scored; give another file")
 
 
 def _found(items: Sequence[Item], out: RowFile | None, retry: bool) -> list[Row | None]:

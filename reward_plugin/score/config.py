@@ -17,8 +17,8 @@ class ScoreConfig:
 
     Attributes:
         model: UniPercept checkpoint, a folder or a hub id.
-        scorers: Scorers to run instead or as well: a list of `{name: ..., option: ...}`, or a YAML file with
-            such a list under `scorers`, as a server's config has.
+        scorers: Scorers to run instead or as well: names such as pixels,ocr; a list of `{name: ..., option:
+            ...}`; or a YAML file with such a list under `scorers`, as a server's config has.
         url: Address of a reward server that scores instead; several for several servers.
         token_file: File with the server's shared secret; without it, the variable REWARD_TOKEN.
         device: Of `model`: auto, cpu, cuda or cuda:N.
@@ -32,7 +32,7 @@ class ScoreConfig:
         retry: Score again what failed before, in a run that goes on.
         filter: Which rows are wanted, such as 'iaa>60 and iqa>=70'; a missing score never passes.
         sheet: Contact sheet of best and worst pictures to draw, a .png or .jpg file.
-        sheet_by: Dimensions of the contact sheet; the first three by default.
+        sheet_by: Dimensions of the contact sheet, such as iqa,ista; the first three by default.
         batch_size: Pictures scored at once.
         workers: Threads that read and decode.
         list: File for what passes the filter: .txt (paths), .jsonl, .csv or .parquet. Without it, it is
@@ -52,7 +52,7 @@ class ScoreConfig:
     retry: bool = False
     filter: str | None = None
     sheet: Path | None = None
-    sheet_by: Names = field(default_factory=list)
+    sheet_by: Names | str = field(default_factory=list)
     batch_size: int = 16
     workers: int = 4
     list: Path | None = None  # last, because it hides the builtin from the lines after it

@@ -84,6 +84,14 @@ def need_pyarrow() -> None:
         ) from None
 
 
+def check_folder(option: str, path: Path) -> None:
+    """ConfigError where a file cannot be created beside `path`, which the user gave as `option`."""
+    if not path.parent.is_dir():
+        raise ConfigError(f"{option} {path}: there is no folder {path.parent}; create it first")
+    if not os.access(path.parent, os.W_OK | os.X_OK):
+        raise ConfigError(f"{option} {path}: the folder {path.parent} may not be written; give another")
+
+
 def write_atomically(path: Path, data: bytes) -> None:
     """Write beside, sync, rename: the old file or the new one is there, never half of it."""
     beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
@@ -134,6 +142,6 @@ def _column(pyarrow: Any, name: str, values: list[Any]) -> Any:
         kind = pyarrow.float64()
     try:
         return pyarrow.array(values, kind)
-    except (pyarrow.ArrowException, TypeError, OverflowError):
+    except (pyarrow.ArrowException, TypeError, OverflowError, UnicodeEncodeError):
         texts = [None if value is None else _field(value) for value in values]
         return pyarrow.array([text and text.encode("utf-8", "replace").decode() for text in texts])

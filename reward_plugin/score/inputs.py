@@ -17,7 +17,7 @@ from typing import Any
 
 from reward_plugin.errors import ConfigError
 
-#: What is taken from a folder; a file that is named itself may have any suffix.
+#: What is taken from a folder, or by a pattern without a suffix; a file that is named may have any.
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff"})
 
 
@@ -41,26 +41,41 @@ class Item:
         return os.path.abspath(self.image), self.prompt or None  # a CSV file cannot tell "" from none
 
 
-def gather(sources: Sequence[str], *, prompt: str | None = None, recursive: bool = False) -> list[Item]:
+def gather(
+    sources: Sequence[str],
+    *,
+    prompt: str | None = None,
+    recursive: bool = False,
+    skip: str | Path | None = None,
+) -> list[Item]:
     """All items of the command line, in its order; within a folder or glob by name.
 
     A file that is reached twice (named, and in a folder that is named) is one item; equal lines of a list
     stay apart.
+
+    Args:
+        sources: files, folders, patterns and lists.
+        prompt: of those that bring none.
+        recursive: look into the folders inside folders, too.
+        skip: a file that is not taken from a folder or a pattern, such as an earlier run's contact sheet.
 
     Raises:
         ConfigError: a folder without pictures, a glob without matches, a damaged list.
     """
     items: list[Item] = []
     seen: set[tuple[str, str | None]] = set()
+    skipped = None if skip is None else os.path.abspath(skip)
     for source in sources:
         if source.lower().endswith(".jsonl") and os.path.isfile(source):
             items += _json_lines(Path(source), prompt)
             continue
         for path in _paths(source, recursive):
             item = Item(path, prompt)
-            if item.key not in seen:
+            if item.key not in seen and item.key[0] != skipped:
                 seen.add(item.key)
                 items.append(item)
+    if not items:
+        raise ConfigError(f"{', '.join(sources)}: nothing to score there")
     return items
 
 
@@ -77,8 +92,10 @@ def _paths(source: str, recursive: bool) -> Iterator[str]:
         yield from _path_list(Path(source))
     elif glob.has_magic(source) and not os.path.exists(source):
         found = sorted(path for path in glob.glob(source, recursive=True) if not os.path.isdir(path))
+        if not os.path.splitext(source)[1]:  # as a folder: captions beside the pictures are none
+            found = [path for path in found if _is_picture(path)]
         if not found:
-            raise ConfigError(f"{source}: no file matches this pattern")
+            raise ConfigError(f"{source}: no picture matches this pattern")
         yield from found
     else:
         yield source  # where it is missing, its row says so
@@ -88,8 +105,12 @@ def _in_folder(folder: str, recursive: bool) -> Iterator[str]:
     for parent, folders, files in os.walk(folder):
         folders[:] = sorted(name for name in folders if not name.startswith(".")) if recursive else []
         for name in files:
-            if not name.startswith(".") and os.path.splitext(name)[1].lower() in SUFFIXES:
+            if not name.startswith(".") and _is_picture(name):
                 yield os.path.join(parent, name)
+
+
+def _is_picture(name: str) -> bool:
+    return os.path.splitext(name)[1].lower() in SUFFIXES
 
 
 def _path_list(file: Path) -> list[str]:

@@ -18,6 +18,7 @@ from typing import IO, Protocol
 
 from reward_plugin.errors import ConfigError, RewardError
 from reward_plugin.score.formats import (
+    check_folder,
     csv_bytes,
     jsonl_bytes,
     need_pyarrow,
@@ -56,8 +57,7 @@ def open_rows(path: Path, scored_by: str) -> RowFile:
     """
     if path.suffix.lower() not in FORMATS:
         raise ConfigError(f"out {path}: its suffix must be one of {', '.join(FORMATS)}")
-    if not path.parent.is_dir():
-        raise ConfigError(f"out {path}: there is no folder {path.parent}; create it first")
+    check_folder("out", path)
     file = FORMATS[path.suffix.lower()](path)
     for row in file.rows:
         if row.get("scored_by") != scored_by:
@@ -240,7 +240,7 @@ def _open_locked(path: Path) -> IO[bytes]:
     try:
         stream = open(os.open(path, os.O_RDWR | os.O_CREAT, 0o666), "r+b")  # noqa: SIM115
     except OSError as error:
-        raise ConfigError(f"out {path}: {error.strerror}") from None
+        raise ConfigError(f"out {path}: cannot be opened for writing: {error.strerror}") from None
     try:
         fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

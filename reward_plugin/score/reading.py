@@ -72,8 +72,8 @@ def byte_reader(max_bytes: int) -> Load:
             return Loaded(item, path.read_bytes(), size)
         except FileNotFoundError:
             return Loaded(item, None, 0, f"{item.image}: no such file")
-        except OSError as error:
-            return Loaded(item, None, 0, f"{item.image}: {error.strerror}")
+        except (OSError, ValueError) as error:  # not permitted; a name that no file can have
+            return Loaded(item, None, 0, f"{item.image}: {getattr(error, 'strerror', None) or error}")
 
     return load
 
@@ -83,14 +83,13 @@ def batches(
 ) -> Iterator[list[Loaded]]:
     """Items in order, read ahead by `workers` threads, in batches for one call of the scorers.
 
-    A batch ends after `size` items, before it would weigh more than `max_weight`, and where items with a
-    prompt meet items without: scorers take prompts for all of a batch, or for none.
+    A batch ends after `size` items, and before it would weigh more than `max_weight`; about as much is read
+    ahead.
     """
     batch: list[Loaded] = []
     weight = 0
-    for loaded in _ahead(items, load, size + workers, workers):
-        split = batch and (batch[0].item.prompt is None) != (loaded.item.prompt is None)
-        if split or len(batch) == size or (batch and weight + loaded.weight > max_weight):
+    for loaded in _ahead(items, load, size + workers, workers, max_weight):
+        if len(batch) == size or (batch and weight + loaded.weight > max_weight):
             yield batch
             batch, weight = [], 0
         batch.append(loaded)
@@ -99,15 +98,28 @@ def batches(
         yield batch
 
 
-def _ahead(items: Iterable[Item], load: Load, distance: int, workers: int) -> Iterator[Loaded]:
+def _ahead(
+    items: Iterable[Item], load: Load, distance: int, workers: int, max_weight: int
+) -> Iterator[Loaded]:
+    """Items in order; `distance` of them are under way, or fewer that weigh `max_weight` together.
+
+    One that is not read yet counts like the heaviest so far.
+    """
     pool = ThreadPoolExecutor(workers, thread_name_prefix="read")
     waiting: deque[Future[Loaded]] = deque()
+    heaviest = 0
     try:
         for item in items:
             waiting.append(pool.submit(load, item))
-            if len(waiting) > distance:
-                yield waiting.popleft().result()
+            while len(waiting) > distance or _weight(waiting, heaviest or max_weight // workers) > max_weight:
+                loaded = waiting.popleft().result()
+                heaviest = max(heaviest, loaded.weight)
+                yield loaded
         while waiting:
             yield waiting.popleft().result()
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _weight(waiting: Iterable[Future[Loaded]], unread: int) -> int:
+    return sum(future.result().weight if future.done() else unread for future in waiting)

@@ -12,15 +12,17 @@ from pathlib import Path
 import numpy as np
 import PIL.Image
 from PIL import ImageDraw, ImageFont
+from PIL.PngImagePlugin import PngInfo
 
 from reward_plugin.errors import BadImage, ConfigError
 from reward_plugin.images import Exif, to_rgb
-from reward_plugin.score.formats import write_atomically
+from reward_plugin.score.formats import check_folder, write_atomically
 from reward_plugin.score.rows import Row, scores_of
 from reward_plugin.score.show import shorten
 from reward_plugin.score.summary import decimals
 
 FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG"}
+MARK = "contact sheet of reward_plugin"  # in the file's comment
 TILE, GAP, MARGIN = 148, 12, 28
 COLUMNS = 8
 CAPTION, HEADING, TITLE, LABEL = 46, 40, 44, 60  # heights, and the width of "highest" and "lowest"
@@ -29,17 +31,30 @@ BEST, WORST = "#1f7a4d", "#b3402f"
 
 
 def check_sheet(path: Path) -> None:
-    """ConfigError where a sheet cannot be written to this path."""
+    """ConfigError where a sheet cannot be written to this path, or would take the place of another picture."""
     if path.suffix.lower() not in FORMATS:
         raise ConfigError(f"sheet {path}: its suffix must be one of {', '.join(FORMATS)}")
-    if not path.parent.is_dir():
-        raise ConfigError(f"sheet {path}: there is no folder {path.parent}; create it first")
+    check_folder("sheet", path)
+    if path.exists() and not is_sheet(path):
+        raise ConfigError(f"sheet {path}: is there, and no contact sheet; give another file")
+
+
+def is_sheet(path: Path) -> bool:
+    """Whether a file is a contact sheet that was written here."""
+    try:
+        with PIL.Image.open(path, formats=tuple(set(FORMATS.values()))) as image:
+            return MARK.encode() in (image.info.get("comment"), image.info.get("Comment", "").encode())
+    except (OSError, ValueError, SyntaxError):
+        return False
 
 
 def write_sheet(path: Path, rows: Sequence[Row], dimensions: Sequence[str], exif: Exif = "ignore") -> None:
     """Draw a sheet and write it atomically."""
     buffer = io.BytesIO()
-    draw_sheet(rows, dimensions, exif).save(buffer, FORMATS[path.suffix.lower()], quality=92, optimize=True)
+    kind, note = FORMATS[path.suffix.lower()], PngInfo()
+    note.add_text("Comment", MARK)
+    sheet = draw_sheet(rows, dimensions, exif)
+    sheet.save(buffer, kind, quality=92, optimize=True, comment=MARK.encode(), pnginfo=note)
     write_atomically(path, buffer.getvalue())
 
 

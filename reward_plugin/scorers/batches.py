@@ -19,6 +19,9 @@ from reward_plugin.types import ImageLike, ScoreTable
 if TYPE_CHECKING:
     import PIL.Image
 
+#: Longer side over shorter side. Most of these models bring the shorter side to 224 pixels or more before
+#: they crop: that makes a picture of 1 x 60,000 one of 3 billion pixels.
+MAX_ASPECT = 1000
 #: Pictures to their scores, [n] or [n, D].
 RateImages = Callable[[Sequence["PIL.Image.Image"]], npt.ArrayLike]
 #: Pictures and one text each to their scores, [n] or [n, D].
@@ -35,8 +38,8 @@ def check_batch_size(batch_size: int) -> int:
 def score_images(
     images: Sequence[ImageLike], dimensions: Sequence[str], batch_size: int, rate: RateImages
 ) -> ScoreTable:
-    """Score pictures alone; an unreadable one is missing and says why."""
-    good, errors = to_rgb_each(images)
+    """Score pictures alone; one that is unreadable, or too long, is missing and says why."""
+    good, errors = _fit_each(images)
     chunks = [np.asarray(rate(good[i : i + batch_size])) for i in range(0, len(good), batch_size)]
     return ScoreTable.computed(dimensions, np.concatenate(chunks) if chunks else []).scatter(errors)
 
@@ -49,12 +52,12 @@ def score_pairs(
     rate: RatePairs,
     no_prompt: str,
 ) -> ScoreTable:
-    """Score each picture with its prompt; one that is unreadable, or has no prompt, is missing and says why.
+    """Score each picture with its prompt; one that is unreadable or too long, or has no prompt, is missing.
 
     Args:
         no_prompt: the reason that an item without a prompt gets.
     """
-    good, errors = to_rgb_each(images)
+    good, errors = _fit_each(images)
     texts = list(prompts) if prompts is not None else [""] * len(errors)
     pictures = iter(good)
     pairs = []
@@ -70,3 +73,14 @@ def score_pairs(
         for i in range(0, len(pairs), batch_size)
     ]
     return ScoreTable.computed(dimensions, np.concatenate(chunks) if chunks else []).scatter(errors)
+
+
+def _fit_each(images: Sequence[ImageLike]) -> tuple[list[PIL.Image.Image], list[str | None]]:
+    """As `to_rgb_each`, without pictures that preparing them would blow up."""
+    good, errors = to_rgb_each(images)
+    at = [i for i, error in enumerate(errors) if error is None]
+    for i, picture in zip(at, good, strict=True):
+        if max(picture.size) > MAX_ASPECT * min(picture.size):
+            width, height = picture.size
+            errors[i] = f"{width}x{height}: one side is over {MAX_ASPECT} times the other; crop it first"
+    return [picture for i, picture in zip(at, good, strict=True) if errors[i] is None], errors

@@ -17,14 +17,16 @@ import torch
 from starlette.testclient import TestClient
 
 from reward_plugin.__main__ import main
-from reward_plugin.app import build_app
+from reward_plugin.app import Limits, build_app
+from reward_plugin.client import RewardClient
 from reward_plugin.errors import BadImage
 from reward_plugin.images import MAX_PIXELS, Exif, to_rgb
-from reward_plugin.scorers import build_scorers
+from reward_plugin.scorers import build_scorers, pixels
 from reward_plugin.scoring import score_all
-from reward_plugin.types import ImageLike, ScoreTable
+from reward_plugin.types import ImageLike, Scorer, ScoreTable
 from reward_plugin.wire import ScoreRequest, encode_request
 from tests.reward.golden import CHECKPOINT
+from tests.reward.transports import InMemory
 
 ROOT = Path(__file__).parents[2]
 RNG = np.random.default_rng(7)
@@ -271,6 +273,23 @@ def test_the_command_gives_every_file_of_the_table_a_row(tmp_path: Path, capsys:
     assert code == 3 and [row["image"] for row in rows] == list(files.values())
     for name, row in zip(files, rows, strict=True):
         assert (row["error"] is None) == (TABLE[name][0] == "scored") == (row["sharpness"] is not None), row
+
+
+def test_no_row_costs_a_servers_batch(tmp_path: Path):
+    images = [CASES[name](folder)[0] for name, folder in folders(tmp_path).items()]
+    sent = [
+        image.read_bytes() if isinstance(image, Path) and image.is_file() else image for image in images
+    ]  # so that the server decodes, and not the client
+    scorers: list[Scorer] = [Sizes(), pixels.build()]
+    with TestClient(build_app(scorers, limits=Limits(max_items=len(sent)))) as app:
+        with RewardClient("http://server", batch_size=len(sent), transport=InMemory(app)) as client:
+            table = client.score(sent)
+    expected = score_all(scorers, images)
+    np.testing.assert_array_equal(table.values, expected.values)
+    assert [error is None for error in table.errors] == [gets == "scored" for gets, _ in TABLE.values()]
+    for (name, (gets, why)), error in zip(TABLE.items(), table.errors, strict=True):
+        for words in re.findall("`(.+)`", why) if gets == "refused" else []:
+            assert words in (error or ""), name
 
 
 class Sizes:

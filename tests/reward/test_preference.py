@@ -145,6 +145,19 @@ def test_items_that_cannot_be_scored_cost_only_themselves(build: Callable[..., S
     assert scorer.score([], []).values.shape == (0, 1)
 
 
+@every_scorer
+def test_pictures_of_odd_shapes_are_scored_or_refused_before_they_fill_the_memory(
+    build: Callable[..., Scorer], folder: Path
+):
+    scorer = build(folder)
+    sizes = [(1, 1), (500, 1), (1, 500), (1001, 1), (1, 1_000_000), (40, 30)]
+    table = scorer.score([PIL.Image.new("RGB", size, "teal") for size in sizes], ["a cup"] * len(sizes))
+    assert [error is None for error in table.errors] == [True, True, True, False, False, True]
+    assert "1x1000000: one side is over 1000 times the other; crop it first" in (table.errors[4] or "")
+    alone = scorer.score([PIL.Image.new("RGB", (40, 30), "teal")], ["a cup"]).values
+    np.testing.assert_allclose(table.values[5:], alone, rtol=0, atol=1e-4)
+
+
 def test_weights_as_safetensors_are_preferred_and_score_the_same(folder: Path, tmp_path: Path):
     save_clip_config(tmp_path)
     torch.save({f"module.{k}": v for k, v in random_weights(HPSV2["shapes"]).items()}, tmp_path / "x.pt")

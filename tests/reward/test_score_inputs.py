@@ -2,6 +2,7 @@
 
 import json
 import os
+import time
 from pathlib import Path
 
 import numpy as np
@@ -40,6 +41,17 @@ def test_folders_give_pictures_by_name_and_files_are_taken_as_they_are(folder: P
     assert names(".", recursive=True) == ["./a.JPG", "./b.png", "./deep/c.webp", "./deep/e.tiff"]
     assert names("deep", "notes.md", "gone.png") == ["deep/c.webp", "deep/e.tiff", "notes.md", "gone.png"]
     assert names("**/*.webp", "*.[pP]*") == ["deep/c.webp", "b.png"]
+    assert names("*.md") == ["notes.md"], "a pattern with a suffix takes what it says"
+    assert names("**/*") == ["a.JPG", "b.png", "deep/c.webp", "deep/e.tiff"], "and one without takes pictures"
+
+
+def test_the_contact_sheet_of_an_earlier_run_is_not_scored(folder: Path):
+    (folder / "sheet.png").write_bytes(b"")
+    for source in (".", "*.png"):
+        found = [os.path.normpath(item.image) for item in gather([source], skip=folder / "sheet.png")]
+        assert found[-1] == "b.png"
+    with pytest.raises(ConfigError, match="nothing to score there"):
+        gather(["sheet.png"], skip="sheet.png")
 
 
 def test_a_file_that_is_reached_twice_is_one_item(folder: Path):
@@ -92,7 +104,7 @@ def test_nothing_to_score_says_where(folder: Path):
     os.mkdir("empty")
     with pytest.raises(ConfigError, match=r"empty: no pictures in this folder .*--recursive"):
         gather(["empty"])
-    with pytest.raises(ConfigError, match=r"\*.gif: no file matches"):
+    with pytest.raises(ConfigError, match=r"\*.gif: no picture matches"):
         gather(["*.gif"])
 
 
@@ -113,8 +125,27 @@ def test_batches_keep_the_order_and_their_bounds(tmp_path: Path):
     # 81 pixels do not go with 16 into 90; an unreadable one weighs nothing
     items[2] = Item(str(tmp_path / "gone"))
     assert sizes(items, size=4, max_weight=90) == [["0.png"], ["1.png", "gone"], ["3.png", "4.png"]]
-    with_prompt = [Item(item.image, "a" if i > 1 else None) for i, item in enumerate(items)]
-    assert sizes(with_prompt, size=9) == [["0.png", "1.png"], ["gone", "3.png", "4.png"]]
+
+
+def test_reading_ahead_stops_at_the_weight_of_a_batch(tmp_path: Path):
+    read: list[str] = []
+
+    def load(item: Item) -> Loaded:
+        read.append(item.image)
+        return Loaded(item, b"x", 10)
+
+    parts = batches([Item(str(i)) for i in range(99)], load, size=20, workers=1, max_weight=30)
+    assert len(next(parts)) == 3
+    time.sleep(0.2)  # the reader has had its time
+    assert 4 <= len(read) <= 8
+    assert [len(part) for part in parts] == [3] * 32
+
+
+@pytest.mark.parametrize("name", ["a" * 300, "a\0b", "gone.png"])
+def test_names_that_no_file_can_have_cost_only_themselves(name: str):
+    for load in (decoder("ignore"), byte_reader(100)):
+        loaded = load(Item(name))
+        assert loaded.picture is None and loaded.error and loaded.error.startswith(name)
 
 
 def test_bytes_for_a_server_are_the_files_and_too_many_are_refused(tmp_path: Path):

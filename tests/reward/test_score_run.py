@@ -1,8 +1,10 @@
 """The command as a whole on real pictures: rows, summary, filter, list, contact sheet, retry."""
 
 import csv
+import importlib.util
 import io
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -182,7 +184,7 @@ def test_equal_lines_of_a_list_are_counted_when_a_run_goes_on(pictures: Path):
         (["--url", "http://127.0.0.1:1"], "url: a server has its own scorers"),
         (
             ["--scorers", "nowhere.yaml"],
-            "scorers nowhere.yaml: neither a list of scorers nor a readable YAML file",
+            "scorers nowhere.yaml: neither names of scorers (unipercept, artimuse, clip",
         ),
     ],
 )
@@ -254,6 +256,31 @@ def test_a_contact_sheet_shows_both_ends_and_no_picture_twice(pictures: Path):
     Path("in/s4.png").unlink()  # a picture that is gone leaves its frame
     assert (200, 0, 0) not in {c for _, c in draw_sheet(found, ["saturation"]).getcolors(1 << 20) or []}
     assert draw_sheet([], ["saturation"]).height > 0
+
+
+def test_a_contact_sheet_in_the_folder_is_neither_scored_nor_takes_a_pictures_place(
+    pictures: Path, capsys: pytest.CaptureFixture[str]
+):
+    command = ["score", "in", "--scorers", "pixels", "--out", "a.jsonl", "--sheet_by", "saturation"]
+    for _ in range(2):
+        assert main([*command, "--sheet", "in/sheet.png"]) == 3
+    assert len(rows("a.jsonl")) == 6
+    assert main([*command, "--sheet", "sheet.jpg"]) == main([*command, "--sheet", "sheet.jpg"]) == 3
+    before = Path("in/s1.png").read_bytes()
+    capsys.readouterr()
+    assert main([*command, "--sheet", "in/s1.png"]) == 1
+    assert "sheet in/s1.png: is there, and no contact sheet" in capsys.readouterr().err
+    assert main(["score", "in/sheet.png", *PIXELS, "--sheet", "in/sheet.png"]) == 1
+    assert "sheet in/sheet.png: is also what is to be scored" in capsys.readouterr().err
+    assert Path("in/s1.png").read_bytes() == before
+
+
+def test_file_names_that_are_not_utf8_reach_every_format(pictures: Path):
+    os.rename(b"in/s1.png", b"in/\xff1.png")
+    for suffix in (".jsonl", ".csv", *((".parquet",) if importlib.util.find_spec("pyarrow") else ())):
+        for _ in range(2):
+            assert main(["score", "in", *PIXELS, "--out", f"a{suffix}"]) == 3
+    assert b"\xff1.png,," in Path("a.csv").read_bytes()
 
 
 def test_what_decides_scores_is_in_their_identity_and_nothing_else(tmp_path: Path):

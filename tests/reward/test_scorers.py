@@ -142,6 +142,13 @@ def test_grid_energy_sees_a_faint_grid_on_a_photograph():
     assert clean < 0.001 < 0.02 < pixels.grid_energy(np.clip(photograph + grid, 0, 255))
 
 
+def test_grids_are_looked_for_in_the_middle_of_large_pictures():
+    large = np.random.default_rng(0).uniform(0, 20, (1300, 1101, 3))
+    middle = pixels.grid_energy(large[138:-138, 38:-39])
+    large[:100] = dots(2, 2000)[:100, :1101]
+    assert pixels.grid_energy(large) == middle < 0.01
+
+
 def test_grid_energy_ignores_flat_noisy_and_natural_pictures():
     noise = np.random.default_rng(0).uniform(0, 255, (64, 64, 3))
     assert pixels.grid_energy(np.full((64, 64, 3), 128.0)) == 0
