@@ -22,7 +22,11 @@ HEALTH_PERIOD = 2.0
 #: Seconds that a replica has for a health check; three late ones in a row cost its life.
 HEALTH_TIMEOUT = 30.0
 #: Ray's settings, which it reads from the environment when it is imported.
-_EVERYWHERE = {"RAY_USAGE_STATS_ENABLED": "0"}
+_EVERYWHERE = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_SERVE_QUEUE_LENGTH_RESPONSE_DEADLINE_S": "1",  # 0.1 otherwise: late and loud where cores are busy
+    "RAY_SERVE_MAX_QUEUE_LENGTH_RESPONSE_DEADLINE_S": "5",
+}
 _STARTED_HERE = {
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # nodes on 127.0.0.1, as on a Mac
     "RAY_AUTH_MODE": "token",
@@ -83,6 +87,7 @@ def join(options: RayOptions, cores: float) -> bool:
                 "with the same Ray version and token as the head"
             ) from None
     serve.start(proxy_location="Disabled", logging_config={"log_level": "WARNING"})
+    logging.getLogger("ray.serve").setLevel(logging.ERROR)  # the engine itself tells of replicas that died
     return local
 
 

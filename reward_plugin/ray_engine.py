@@ -153,9 +153,8 @@ class RayEngine:
                 await asyncio.sleep(0.2)  # it was taken once: it waits rather than being sent away
             except (RayActorError, ReplicaUnavailableError) as error:
                 deaths, deadline = deaths + 1, time.monotonic() + LONGEST_WAIT
-                log.warning(
-                    "request %s: a replica of %s died (%d): %s", request or "-", scorer, deaths, error
-                )
+                reason = (str(error).splitlines() or [type(error).__name__])[0]
+                log.warning("request %s: a replica of %s died: %s", request or "-", scorer, reason)
                 if deaths > self.options.retries:
                     raise ScorerFailed(
                         f"scorer {scorer!r}: {deaths} replicas died over this request"
