@@ -66,6 +66,16 @@ def agreed(produce: Callable[[], T]) -> T:
     return result
 
 
+def leave_together() -> None:
+    """Wait, before ending, for the others that end as well: the launcher stops all processes as soon as one
+    has failed, and one of them may still be writing the checkpoint.
+    """
+    import torch.distributed
+
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.barrier()
+
+
 def gather(rows: list[Any]) -> list[Any]:
     """The rows of all processes, in order of rank. Nothing is padded, so nothing has to be dropped."""
     from accelerate.utils import gather_object

@@ -25,8 +25,9 @@ from flow_grpo.algorithms import ALGORITHMS
 from flow_grpo.checks import check_processes, check_prompts
 from flow_grpo.cli import Invocation, as_yaml, parse
 from flow_grpo.config import TrainConfig
-from flow_grpo.distributed import agreed, connect, gather
+from flow_grpo.distributed import agreed, connect, gather, leave_together
 from flow_grpo.log import RunLog, start_wandb
+from flow_grpo.messages import shown_above_bar
 from flow_grpo.order import prompts_of_iteration, shard
 from flow_grpo.plan import describe
 from flow_grpo.policy.flux import check_model_path
@@ -205,7 +206,8 @@ def launch(invocation: Invocation) -> None:
                 start_wandb(accelerator, config.log.project, folder, vars(config))
             if resume is not None:
                 log.say(f"resumed from {resume} at iteration {run.iteration}")
-            train(run, rewards, log, accelerator)
+            with shown_above_bar(accelerator.process_index, accelerator.num_processes):
+                train(run, rewards, log, accelerator)
         except ScoringFailed as error:
             written = run.save(accelerator)
             raise ScoringFailed(
@@ -280,6 +282,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # Once for each machine: a file or the server may be out of reach of one of them alone.
         if os.environ.get("LOCAL_RANK", "0") == "0":
             print(f"flow_grpo.train: error: {error}", file=sys.stderr)
+        if isinstance(error, ScoringFailed):
+            leave_together()
         return 1
     except KeyboardInterrupt:
         if os.environ.get("LOCAL_RANK", "0") == "0":

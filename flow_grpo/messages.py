@@ -1,0 +1,36 @@
+"""Warnings of the reward client, above the progress bar: without this they would end up inside it."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+
+class _AboveBar(logging.Handler):
+    def emit(self, record: logging.LogRecord) -> None:
+        from tqdm import tqdm
+
+        try:
+            tqdm.write(self.format(record), file=sys.stderr)  # takes the bar away and draws it again below
+        except Exception:
+            self.handleError(record)
+
+
+@contextmanager
+def shown_above_bar(process: int, processes: int) -> Iterator[None]:
+    """While this lasts, what `reward_plugin` warns of is a line of its own on stderr.
+
+    Args:
+        process: This process; where there are several the line names it, because a server may be out of
+            reach of one of them alone.
+        processes: How many there are.
+    """
+    logger, handler = logging.getLogger("reward_plugin"), _AboveBar(logging.WARNING)
+    handler.setFormatter(logging.Formatter(f"process {process}: %(message)s" if processes > 1 else None))
+    logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
