@@ -124,7 +124,7 @@ def read_specs(config: ScoreConfig) -> list[dict[str, Any]]:
 
 
 def _read(text: str) -> list[dict[str, Any]]:
-    """Names of scorers, or the `scorers` of a YAML file such as a server's config; the rest is the server's."""
+    """Names of scorers; or the `scorers` of a YAML file, such as a server's config, whose rest is its own."""
     import yaml
 
     from reward_plugin.scorers import SCORERS

@@ -31,7 +31,7 @@ BEST, WORST = "#1f7a4d", "#b3402f"
 
 
 def check_sheet(path: Path) -> None:
-    """ConfigError where a sheet cannot be written to this path, or would take the place of another picture."""
+    """ConfigError where a sheet cannot be written to this path, or would take another picture's place."""
     if path.suffix.lower() not in FORMATS:
         raise ConfigError(f"sheet {path}: its suffix must be one of {', '.join(FORMATS)}")
     check_folder("sheet", path)

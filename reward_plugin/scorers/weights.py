@@ -1,8 +1,8 @@
 """Published weight files: where they are, what is in them, and strictly into a model.
 
-Some scorers are published as torch files. Those are read with `weights_only=True`, which builds tensors and
-runs no code of the file. `python -m reward_plugin.scorers.weights FILE` writes the same weights as
-safetensors beside it, which load faster and are looked for first.
+Torch files are read with `weights_only=True`, which builds tensors and runs no code of the file. `python -m
+reward_plugin.scorers.weights FILE` writes the same weights as safetensors beside it, which load faster and
+are looked for first.
 """
 
 from __future__ import annotations
@@ -67,9 +67,7 @@ def read_weights(file: Path) -> dict[str, torch.Tensor]:
             f"{file}: damaged, or not a file of weights alone ({reason}); download it again"
         ) from error
     weights = content.get("state_dict", content) if isinstance(content, dict) else content
-    if not isinstance(weights, dict) or not all(
-        isinstance(value, torch.Tensor) for value in weights.values()
-    ):
+    if not isinstance(weights, dict) or not all(isinstance(t, torch.Tensor) for t in weights.values()):
         raise CheckpointError(f"{file}: does not hold tensors by name; is this the published weight file?")
     log.info(
         "%s: a torch file; python -m reward_plugin.scorers.weights %s turns it to safetensors", file, file
@@ -106,9 +104,7 @@ def into_model(
 
 
 def linear_stack(weights: Mapping[str, torch.Tensor], width: int, origin: Path) -> nn.Sequential:
-    """The head of LAION's aesthetic predictor and of ImageReward: linear layers with nothing between.
-
-    (There was dropout between them in training, and no activation function.)
+    """The head of LAION's predictor and of ImageReward: linear layers, without activations between.
 
     Args:
         weights: `layers.N.weight` and `layers.N.bias`, N rising, as published.

@@ -127,6 +127,9 @@ CASES: dict[str, Case] = {
     "JPEG file": partial(decoded, PIL_PICTURE, "a.jpg"),
     "encoded bytes": partial(given, encoded("PNG"), NOISE),
     "1×1 pixel": partial(saved, PIL.Image.fromarray(PICTURE[:1, :1]), "a.png", PICTURE[:1, :1]),
+    "60000×1 pixels": partial(
+        saved, PIL.Image.new("RGB", (60_000, 1), "teal"), "a.png", np.full((1, 60_000, 3), (0, 128, 128))
+    ),
     "grey": partial(saved, PIL.Image.fromarray(GREY), "a.png", three(GREY)),
     "grey with transparency": partial(
         saved, PIL.Image.fromarray(np.dstack([GREY, ALPHA])), "a.png", three(GREY)
