@@ -100,7 +100,6 @@ class RewardClient:
         token: str | None = None,
         timeout: float = 120.0,
         max_outage: float = 300.0,
-        max_wait: float | None = None,
         batch_size: int = 32,
         concurrency: int = 4,
         cache_items: int = 65536,
@@ -113,7 +112,6 @@ class RewardClient:
             token: sent as bearer token.
             timeout: seconds for one attempt at one request.
             max_outage: seconds without a usable answer, after which a request makes no further attempt.
-            max_wait: former name of max_outage.
             batch_size: most pictures in one request; larger submissions are split.
             concurrency: requests under way at once, for each server.
             cache_items: pictures whose scores are remembered, about 300 bytes each; 0: every picture is
@@ -130,7 +128,7 @@ class RewardClient:
             addresses,
             token=token,
             timeout=timeout,
-            max_outage=max_outage if max_wait is None else max_wait,
+            max_outage=max_outage,
             max_connections=threads,
             transport=transport,
         )

@@ -274,9 +274,12 @@ def _result(response: httpx.Response, url: str) -> Any:
 
 
 def _message(response: httpx.Response) -> str:
+    """What a server says went wrong, with the name under which its log has more."""
     try:
-        return str(response.json()["error"]["message"])
-    except (ValueError, KeyError, TypeError):
+        error = response.json()["error"]
+        name = error.get("request_id")
+        return f"{error['message']} (request {name})" if name else str(error["message"])
+    except (ValueError, KeyError, TypeError, AttributeError):
         return response.text[:200]
 
 
