@@ -38,8 +38,9 @@ class Replica:
         from reward_plugin.scoring import score_all
 
         scorer = build_scorer(spec)
-        self._first = ScoreJob((_grey(),), ("a grey square",), (scorer.name,))
-        reason = score_all([scorer], self._first.images, self._first.prompts).errors[0]
+        grey = to_png(PIL.Image.new("RGB", (64, 64), (128, 128, 128)))
+        self._first = ScoreJob((grey,), ("a grey square",), (scorer.name,))
+        reason = score_all([scorer], [grey], self._first.prompts).errors[0]
         if reason is not None:
             raise ScorerFailed(f"scorer {scorer.name!r}: the warm-up score failed: {reason}")
         # one place more than Ray fills: a health check may ask for a score, too
@@ -78,7 +79,3 @@ class Replica:
             raise ScorerFailed(f"scorer {self._first.scorers[0]!r}: no answer for {seconds:.0f} s")
         if self._engine.trouble() is not None:
             await self._engine.run(self._first)
-
-
-def _grey() -> bytes:
-    return to_png(PIL.Image.new("RGB", (64, 64), (128, 128, 128)))

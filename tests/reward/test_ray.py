@@ -6,7 +6,7 @@ import os
 import signal
 import time
 import uuid
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +43,7 @@ def picture(seed: int, size: int = 48) -> bytes:
     return to_npy(np.random.default_rng(seed).integers(0, 256, (size, size, 3), dtype=np.uint8))
 
 
-def job(*images: bytes, scorers: tuple[str, ...] = ("pixels",)) -> ScoreJob:
+def job(*images: bytes | memoryview, scorers: tuple[str, ...] = ("pixels",)) -> ScoreJob:
     return ScoreJob(images, None, scorers, id="test")
 
 
@@ -146,7 +146,9 @@ class Breakable(ChannelMeans):
 
 
 def with_breakable(
-    monkeypatch: pytest.MonkeyPatch, use: Callable[[Replica, Breakable], Awaitable[None]], stuck_after: float
+    monkeypatch: pytest.MonkeyPatch,
+    use: Callable[[Replica, Breakable], Coroutine[Any, Any, None]],
+    stuck_after: float,
 ) -> None:
     scorer = Breakable()
     monkeypatch.setitem(SCORERS, "channels", lambda: scorer)
