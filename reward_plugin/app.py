@@ -1,63 +1,52 @@
 """The HTTP face of a set of scorers: a FastAPI application, tested without a socket.
 
-    GET  /health      the process is alive; answers while it scores
-    GET  /ready       200 once a first score has been made, 503 before
-    GET  /v1/scorers  names, dimensions, ranges and limits
-    POST /v1/score    see `reward_plugin.wire`
+    GET  /health        the process is alive; answers while it scores
+    GET  /ready         200 once a first score has been made, 503 before, and while nothing can be scored
+    GET  /v1/scorers    names, dimensions, ranges, models and limits
+    POST /v1/score      see `reward_plugin.wire`
+    POST /compute       Flow-Factory's own format, see `reward_plugin.adapters.flow_factory`
+    GET  /metrics       Prometheus' text format
+    GET  /docs          how to use it, for people; /openapi.json for programs
 
-Whole-request failures: 400 malformed, 401 token, 404 unknown scorer, 413 too large, 500 a scorer failed, 503
-the queue is full (with Retry-After). A picture that cannot be read is not one of them: its row is null and
-its error says why.
+Whole-request failures: 400 malformed, 401 token, 404 unknown scorer or dimension, 408 too slow, 413 too
+large, 500 a scorer failed, 503 the queue is full (with Retry-After). A picture that cannot be read is not one
+of them: its row is null and its error says why. Every answer has an X-Request-ID, which is in the log, too.
 """
 
 from __future__ import annotations
 
 import asyncio
-import hmac
 import logging
 import time
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 
-import PIL.Image
-from fastapi import Depends, FastAPI, Request
-from fastapi.responses import JSONResponse
+from fastapi import FastAPI, Request
+from fastapi.responses import HTMLResponse, JSONResponse, Response
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 
-from reward_plugin.errors import ProtocolError, RewardError, TooLarge
-from reward_plugin.images import MAX_PIXELS, Exif, to_png
+from reward_plugin.adapters import flow_factory
+from reward_plugin.errors import RewardError, TooLarge
+from reward_plugin.images import Exif
 from reward_plugin.local_engine import LocalEngine
 from reward_plugin.queueing import Engine, Full, ScoreJob
-from reward_plugin.types import Scorer
-from reward_plugin.wire import VERSION, ScoreRequest, decode_request, encode_response
+from reward_plugin.scoring import columns
+from reward_plugin.server.body import read_bytes, read_request
+from reward_plugin.server.choice import choose
+from reward_plugin.server.edge import Edge, failure
+from reward_plugin.server.failures import RequestFailed, public, request_id
+from reward_plugin.server.limits import Budget, Limits
+from reward_plugin.server.metrics import Metrics
+from reward_plugin.server.openapi import SCORE, page, schema
+from reward_plugin.server.readiness import Readiness
+from reward_plugin.types import Scorer, ScoreTable
+from reward_plugin.wire import VERSION, encode_response
+
+__all__ = ["Limits", "RequestFailed", "build_app"]
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Limits:
-    """What one request, and all waiting ones together, may ask for.
-
-    Attributes:
-        max_items: Pictures in one request.
-        max_bytes: Bytes of one request body.
-        max_pixels: Width times height of one picture.
-        max_waiting: Requests that wait while one is scored; the next one gets 503.
-    """
-
-    max_items: int = 256
-    max_bytes: int = 256 * 1024 * 1024
-    max_pixels: int = MAX_PIXELS
-    max_waiting: int = 32
-
-
-class RequestFailed(Exception):
-    """A response other than 200."""
-
-    def __init__(self, status: int, code: str, message: str, headers: dict[str, str] | None = None) -> None:
-        super().__init__(message)
-        self.status, self.code, self.headers = status, code, headers
 
 
 def build_app(
@@ -74,135 +63,169 @@ def build_app(
     Args:
         scorers: with different dimensions, scored in threads of this process.
         engine: what scores instead of a `LocalEngine` of `scorers`; closed with the application.
-        token: where given, `/v1` asks for `Authorization: Bearer TOKEN`.
+        token: where given, all but /health, /ready, /docs and /openapi.json ask for
+            `Authorization: Bearer TOKEN`.
         limits: see `Limits`.
         exif: whether encoded pictures are turned as their orientation tag says.
         scored_by: what decides the scores, for clients that keep it with them; see
             `reward_plugin.score.identity`.
     """
     limits = limits or Limits()
-    engine = LocalEngine(scorers, limits.max_waiting) if engine is None else engine
-    scorer_infos = engine.describe()
-    readiness = _Readiness()
+    service = Service(engine or LocalEngine(scorers, limits.max_waiting), limits, exif)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        warm_up = asyncio.create_task(readiness.warm_up(engine))
+        warm_up = asyncio.create_task(service.readiness.warm_up())
         yield
         warm_up.cancel()
-        engine.close()
+        with suppress(asyncio.CancelledError):
+            await warm_up
+        await asyncio.to_thread(service.engine.close)
 
-    app = FastAPI(title="Perceptual rewards", version=str(VERSION), lifespan=lifespan)
-    app.add_exception_handler(RequestFailed, _failure)
+    app = FastAPI(
+        title="Perceptual rewards", version=str(VERSION), lifespan=lifespan, docs_url=None, redoc_url=None
+    )
+    app.add_middleware(
+        Edge, metrics=service.metrics, budget=service.budget, token=token, max_bytes=limits.max_bytes
+    )
+    app.add_exception_handler(RequestFailed, service.failed)
+    app.add_exception_handler(Full, service.failed)
+    app.add_exception_handler(RewardError, service.failed)
+    app.add_exception_handler(HTTPException, service.failed)
+    _add_about(app, service, scored_by)
 
-    def authorize(request: Request) -> None:
-        given = request.headers.get("authorization", "")
-        if token is not None and not hmac.compare_digest(given.encode(), f"Bearer {token}".encode()):
-            raise RequestFailed(
-                401,
-                "token",
-                "wrong or no token; send Authorization: Bearer TOKEN",
-                {"WWW-Authenticate": "Bearer"},
-            )
+    @app.post("/v1/score", openapi_extra=SCORE, response_class=JSONResponse)
+    async def score(request: Request) -> Response:
+        """Score a batch of pictures."""
+        service.engine.check_room()
+        batch = await read_request(request, limits, service.budget)
+        names, dimensions = choose(service.engine.describe(), batch.scorers, batch.dimensions)
+        start = time.monotonic()
+        table = await service.score(batch.images, batch.prompts, names, request)
+        seconds = time.monotonic() - start
+        log.debug("request %s %s: %d images, %.3f s", request_id.get(), batch.id, len(table), seconds)
+        return JSONResponse(encode_response(columns(table, dimensions), batch.id, batch.ids))
+
+    async def read(request: Request) -> bytes:
+        service.engine.check_room()
+        return bytes(await read_bytes(request, limits, service.budget))
+
+    owners = {name: info.name for info in service.engine.describe() for name in info.dimensions}
+    app.include_router(flow_factory.router(service.score, owners, read=read, max_items=limits.max_items))
+    app.openapi = lambda: schema(app, token is not None)  # type: ignore[method-assign]
+    return app
+
+
+def _add_about(app: FastAPI, service: Service, scored_by: str | None) -> None:
+    """The routes by which a server tells of itself."""
+    limits, infos = service.limits, service.engine.describe()
 
     @app.get("/health")
     async def health() -> dict[str, Any]:
-        return {"status": "alive", "requests": engine.jobs}
+        """Whether the process is alive; answers while it scores."""
+        return {"status": "alive", "requests": service.engine.jobs}
 
     @app.get("/ready")
     async def ready() -> JSONResponse:
-        return JSONResponse({"ready": readiness.ok, "reason": readiness.reason}, 200 if readiness.ok else 503)
+        """Whether scores can be made: 200 or 503, with the reason."""
+        reason = service.readiness.reason
+        return JSONResponse({"ready": reason is None, "reason": reason}, 503 if reason else 200)
 
-    @app.get("/v1/scorers", dependencies=[Depends(authorize)])
-    async def list_scorers() -> dict[str, Any]:
+    @app.get("/v1/scorers")
+    async def scorers() -> dict[str, Any]:
+        """The scorers, their dimensions, ranges and models, and what one request may ask for."""
         return {
             "version": VERSION,
-            "dimensions": [name for info in scorer_infos for name in info.dimensions],
-            "scorers": [
-                {"name": s.name, "dimensions": s.dimensions, "ranges": dict(s.ranges)} for s in scorer_infos
-            ],
+            "dimensions": [name for info in infos for name in info.dimensions],
+            "scorers": [{**vars(info), "ranges": dict(info.ranges)} for info in infos],
             "limits": {"max_items": limits.max_items, "max_bytes": limits.max_bytes},
             "scored_by": scored_by,
         }
 
-    @app.post("/v1/score", dependencies=[Depends(authorize)])
-    async def score(request: Request) -> dict[str, Any]:
-        batch = await _read(request, limits)
-        chosen = _choose([info.name for info in scorer_infos], batch)
-        job = ScoreJob(batch.images, batch.prompts, chosen, limits.max_pixels, exif, batch.id)
-        start = time.monotonic()
-        try:
-            table = await engine.run(job)
-        except Full as full:
-            raise RequestFailed(503, "busy", str(full), {"Retry-After": str(full.retry_after)}) from None
-        except RewardError as error:
-            log.exception("request %s: %d images", batch.id or "-", len(batch.images))
-            raise RequestFailed(500, "scorer_failed", str(error)) from error
-        log.debug("request %s: %d images, %.3f s", batch.id or "-", len(table), time.monotonic() - start)
-        return encode_response(table, batch.id)
+    @app.get("/metrics", response_class=Response)
+    async def metrics() -> Response:
+        """Counters in Prometheus' text format."""
+        from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
 
-    return app
+        return Response(generate_latest(service.metrics.registry), media_type=CONTENT_TYPE_PLAIN_0_0_4)
+
+    @app.get("/docs", include_in_schema=False)
+    async def docs() -> HTMLResponse:
+        """How to use the server, on one page that loads nothing from elsewhere."""
+        return HTMLResponse(page(app.openapi()))
 
 
-class _Readiness:
-    """Whether a first score has been made, and if not, why."""
+class Service:
+    """What the routes share: an engine with its limits, counters and readiness."""
 
-    def __init__(self) -> None:
-        self.ok = False
-        self.reason: str | None = "warming up"
+    def __init__(self, engine: Engine, limits: Limits, exif: Exif) -> None:
+        """Take an engine and have it report to the counters."""
+        self.engine, self.limits, self.exif = engine, limits, exif
+        self.budget = Budget(limits.max_memory)
+        self.readiness = Readiness(engine)
+        self.metrics = Metrics(
+            jobs=lambda: engine.jobs,
+            held_bytes=lambda: self.budget.used,
+            is_ready=lambda: self.readiness.reason is None,
+        )
+        engine.observe = self.metrics.observe
 
-    async def warm_up(self, engine: Engine) -> None:
-        """Score one grey picture: the first pass allocates memory and picks kernels."""
-        picture = to_png(PIL.Image.new("RGB", (64, 64), (128, 128, 128)))
-        try:
-            scorers = tuple(info.name for info in engine.describe())
-            table = await engine.run(ScoreJob((picture,), ("a grey square",), scorers))
-        except Exception as error:
-            log.exception("warm-up")
-            self.reason = f"the warm-up score failed: {error}"
+    async def score(
+        self,
+        images: Sequence[bytes | memoryview],
+        prompts: Sequence[str] | None,
+        scorers: Sequence[str] | None = None,
+        request: Request | None = None,
+    ) -> ScoreTable:
+        """Scores of pictures by some scorers, or all; given up when the client of `request` hangs up."""
+        names = tuple(info.name for info in self.engine.describe()) if scorers is None else tuple(scorers)
+        job = ScoreJob(images, prompts, names, self.limits.max_pixels, self.exif, request_id.get())
+        if request is None:
+            table = await self.engine.run(job)
         else:
-            self.reason = table.errors[0]
-            self.ok = self.reason is None
+            table = await _while_connected(request, self.engine.run(job))
+        errors = tuple(error and public(error) for error in table.errors)
+        for error, said in zip(table.errors, errors, strict=True):
+            if error != said:
+                log.error("request %s: %s", request_id.get(), error)
+        self.metrics.count_images(len(errors), sum(error is not None for error in errors))
+        return ScoreTable(table.dimensions, table.values, errors)
+
+    async def failed(self, request: Request, error: Exception) -> JSONResponse:
+        """The answer to an exception that a route raised."""
+        return failure(_as_failure(error), self.metrics)
 
 
-async def _read(request: Request, limits: Limits) -> ScoreRequest:
-    """The request's body, never holding more of it than is allowed."""
-    body = bytearray()
+def _as_failure(error: Exception) -> RequestFailed:
+    if isinstance(error, RequestFailed):
+        return error
+    if isinstance(error, Full):
+        return RequestFailed(503, "busy", str(error), {"Retry-After": str(error.retry_after)})
+    if isinstance(error, TooLarge):
+        return RequestFailed(413, "too_large", str(error))
+    if isinstance(error, HTTPException):
+        return RequestFailed(error.status_code, "http", str(error.detail), dict(error.headers or {}))
+    log.error("request %s: %s", request_id.get(), error, exc_info=error)
+    return RequestFailed(500, "scorer_failed", public(str(error)))
+
+
+async def _while_connected(request: Request, work: Any) -> ScoreTable:
+    """The result of scoring, which is cancelled when the client hangs up."""
+    scoring = asyncio.ensure_future(work)
+    hung_up = asyncio.ensure_future(_hung_up(request))
     try:
-        declared = int(request.headers.get("content-length") or 0)
-        if declared > limits.max_bytes:
-            raise TooLarge(
-                f"{declared} bytes; this server takes {limits.max_bytes}: send fewer images at once"
-            )
-        async for chunk in request.stream():
-            body += chunk
-            if len(body) > limits.max_bytes:
-                raise TooLarge(f"more than {limits.max_bytes} bytes: send fewer images at once")
-        batch = decode_request(request.headers.get("content-type", ""), bytes(body))
-        if len(batch.images) > limits.max_items:
-            raise TooLarge(f"{len(batch.images)} images; this server takes {limits.max_items} at once")
-    except TooLarge as error:
-        raise RequestFailed(413, "too_large", str(error)) from None
-    except ProtocolError as error:
-        raise RequestFailed(400, "malformed", str(error)) from None
-    return batch
+        await asyncio.wait({scoring, hung_up}, return_when=asyncio.FIRST_COMPLETED)
+        if not scoring.done():
+            raise ClientDisconnect
+        return await scoring
+    finally:
+        hung_up.cancel()
+        if not scoring.done():
+            scoring.cancel()
+            await asyncio.wait({scoring})
 
 
-def _choose(known: Sequence[str], batch: ScoreRequest) -> tuple[str, ...]:
-    """Names of the scorers that a request asks for."""
-    if batch.scorers is None:
-        return tuple(known)
-    for name in batch.scorers:
-        if name not in known:
-            raise RequestFailed(
-                404, "unknown_scorer", f"no scorer {name!r} here; there are {', '.join(known)}"
-            )
-    if not batch.scorers or len(set(batch.scorers)) != len(batch.scorers):
-        raise RequestFailed(400, "malformed", "scorers must name at least one scorer, and each once")
-    return batch.scorers
-
-
-async def _failure(request: Request, error: Exception) -> JSONResponse:
-    assert isinstance(error, RequestFailed)
-    body = {"error": {"code": error.code, "message": str(error)}}
-    return JSONResponse(body, error.status, error.headers)
+async def _hung_up(request: Request) -> None:
+    """Come back when the client has gone; its whole request has been read."""
+    while (await request.receive())["type"] != "http.disconnect":
+        pass

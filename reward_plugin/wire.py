@@ -156,6 +156,9 @@ def _request(head: Mapping[str, Any], images: tuple[bytes | memoryview, ...]) ->
     for key in head:
         if key not in KEYS:
             raise ProtocolError(f"unknown key {key[:40]!r}; known are {', '.join(KEYS)}")
+    name = str(head.get("id") or "")[:200]
+    if not _is_unicode(name):
+        raise ProtocolError("id has half a character (a lone surrogate)")
     for key in ("prompts", "ids"):
         values = _list_of_text(head, key)
         if values is not None and len(values) != len(images):
@@ -164,7 +167,7 @@ def _request(head: Mapping[str, Any], images: tuple[bytes | memoryview, ...]) ->
         images,
         prompts=_list_of_text(head, "prompts"),
         scorers=_list_of_text(head, "scorers"),
-        id=str(head.get("id") or "")[:200],
+        id=name,
         dimensions=_list_of_text(head, "dimensions"),
         ids=_list_of_text(head, "ids"),
     )
@@ -192,7 +195,18 @@ def _list_of_text(head: Mapping[str, Any], key: str) -> tuple[str, ...] | None:
         or not all(isinstance(v, str) for v in value)
     ):
         raise ProtocolError(f"{key} must be a list of texts")
+    if not all(map(_is_unicode, value)):
+        raise ProtocolError(f"{key} has a text with half a character (a lone surrogate)")
     return tuple(value)
+
+
+def _is_unicode(text: str) -> bool:
+    """Whether a text from JSON, which allows lone surrogates, can be written as UTF-8."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _base64(index: int, text: str) -> bytes:

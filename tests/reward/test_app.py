@@ -82,7 +82,8 @@ def test_whole_requests_that_are_refused(server: TestClient):
     assert too_many.status_code == 413 and "5 images; this server takes 4" in error_of(too_many)
     too_large = post(server, bytes(6000))
     assert too_large.status_code == 413 and "5000" in error_of(too_large)
-    undeclared = server.post("/v1/score", content=(bytes(1000) for _ in range(6)))
+    as_json = {"Content-Type": "application/json"}
+    undeclared = server.post("/v1/score", content=(bytes(1000) for _ in range(6)), headers=as_json)
     assert undeclared.status_code == 413
     malformed = server.post("/v1/score", content=b"{", headers={"Content-Type": "application/json"})
     assert malformed.status_code == 400 and "not valid JSON" in error_of(malformed)
