@@ -18,7 +18,7 @@ import os
 import sys
 from collections.abc import Callable
 from datetime import date
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,18 @@ from benchmarks import server_pocket, server_soak, server_throughput
 from benchmarks.score_throughput import _processor
 
 PARTS: dict[str, Any] = {"throughput": server_throughput, "pocket": server_pocket, "soak": server_soak}
-VERSIONS = ("fastapi", "starlette", "uvicorn", "h11", "httpx", "numpy", "pillow")
+VERSIONS = (
+    "fastapi",
+    "starlette",
+    "uvicorn",
+    "uvloop",
+    "httptools",
+    "h11",
+    "httpx",
+    "numpy",
+    "pillow",
+    "torch",
+)
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -52,9 +63,16 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         "date": date.today().isoformat(),
         "command": " ".join(["python -m benchmarks.server_load", *sys.argv[1:]]),
         "machine": {"processor": _processor(), "cores": os.cpu_count(), "idle_before_percent": round(idle)},
-        "versions": {name: version(name) for name in VERSIONS},
+        "versions": {name: _version(name) for name in VERSIONS},
         **{name: PARTS[name].measure(options) for name in chosen},
     }
+
+
+def _version(name: str) -> str | None:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
 
 
 def table(result: dict[str, Any]) -> str:
