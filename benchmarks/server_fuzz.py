@@ -89,8 +89,8 @@ def problem_of(case: Case, status: str, body: bytes) -> str | None:
         return None
     try:
         table = decode_response(json.loads(body))
-    except (ValueError, ProtocolError) as error:
-        return f"{case.name}: {error}"
+    except (ValueError, ProtocolError) as damage:
+        return f"{case.name}: {damage}"
     if len(table) != len(case.rows):
         return f"{case.name}: {len(table)} rows for {len(case.rows)} pictures"
     for serial, row, error in zip(case.rows, table.values, table.errors, strict=True):

@@ -86,7 +86,7 @@ def table(result: dict[str, Any]) -> str:
 
 def failures(result: dict[str, Any]) -> list[str]:
     """What must never be, whatever else the machine was doing."""
-    judge: Callable[[dict[str, Any]], list[str]]
+    judge: Callable[[dict[str, Any]], list[str]] | None
     found = []
     for name, part in PARTS.items():
         if name in result and (judge := getattr(part, "failures", None)):
