@@ -1,0 +1,82 @@
+"""uvicorn's HTTP protocol, which waits for ever for the head of a request and takes one of any length."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+#: Bytes of the request line and the headers together.
+MAX_HEAD = 64 * 1024
+
+
+class GuardedProtocol(HttpToolsProtocol):
+    """Closes connections that do not send the whole head of a request in time, or send too long a one.
+
+    Bodies are the application's business (`reward_plugin.server.body`), and connections that idle between two
+    requests are uvicorn's (`timeout_keep_alive`).
+    """
+
+    #: Seconds from the first byte of a head, or from the connection, to the end of the head.
+    head_timeout = 60.0
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._in_head, self._head_bytes = True, 0
+        self._timer: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Begin to wait for the first head."""
+        super().connection_made(transport)
+        self._wait_for_head()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Wait no more."""
+        self._head_is_here()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        """Take bytes, of which those of a head are counted."""
+        if self._in_head:
+            self._head_bytes += len(data)
+            if self._timer is None:
+                self._wait_for_head()
+        super().data_received(data)
+        if self._in_head and self._head_bytes > MAX_HEAD:
+            self._end(b"431 Request Header Fields Too Large")
+
+    def on_headers_complete(self) -> None:
+        """The head is there."""
+        self._in_head = False
+        self._head_is_here()
+        super().on_headers_complete()
+
+    def on_message_complete(self) -> None:
+        """The body is there, too; what comes now is another head."""
+        self._in_head, self._head_bytes = True, 0
+        super().on_message_complete()
+
+    def _wait_for_head(self) -> None:
+        self._timer = self.loop.call_later(self.head_timeout, self._end, b"408 Request Timeout")
+
+    def _head_is_here(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _end(self, status: bytes) -> None:
+        """Close the connection, with a word of why where no other answer is under way."""
+        self._head_is_here()
+        if self.transport.is_closing():
+            return
+        if self._head_bytes and (self.cycle is None or self.cycle.response_complete):
+            self.transport.write(
+                b"HTTP/1.1 " + status + b"\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
+            )
+        self.transport.close()
+
+
+def guarded(head_timeout: float) -> type[GuardedProtocol]:
+    """The protocol with its time limit, as uvicorn wants it: a class."""
+    return type("GuardedProtocol", (GuardedProtocol,), {"head_timeout": head_timeout})

@@ -1,0 +1,38 @@
+"""An application behind real sockets, with the protocol that `python -m reward_plugin serve` uses."""
+
+import contextlib
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import uvicorn
+from fastapi import FastAPI
+
+from reward_plugin.server.http import guarded
+
+
+@contextlib.contextmanager
+def serving(app: FastAPI, *, head_timeout: float = 60, **options: Any) -> Iterator[int]:
+    """The port at which `app` answers."""
+    listener = socket.create_server(("127.0.0.1", 0))
+    config = uvicorn.Config(app, http=guarded(head_timeout), ws="none", log_config=None, **options)
+    server = uvicorn.Server(config)
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
+    thread.start()
+    try:
+        while not server.started and thread.is_alive():
+            time.sleep(0.01)
+        yield int(listener.getsockname()[1])
+    finally:
+        server.should_exit = True
+        thread.join()
+
+
+def until(condition: Any, seconds: float = 30) -> None:
+    """Wait for something that another thread brings about."""
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "it did not come about"
+        time.sleep(0.01)

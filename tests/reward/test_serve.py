@@ -1,0 +1,199 @@
+"""The server behind real sockets: slow, half-sent and broken-off requests, large bodies, and TLS."""
+
+import base64
+import http.client
+import json
+import shutil
+import socket
+import ssl
+import subprocess
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from reward_plugin.app import Limits, build_app
+from reward_plugin.errors import ConfigError
+from reward_plugin.images import to_npy, to_png
+from reward_plugin.serve import ServeConfig, serve
+from reward_plugin.server.openapi import CURL, PYTHON
+from reward_plugin.wire import ScoreRequest, encode_request
+from tests.reward.helpers import ChannelMeans, PromptLength, plain
+from tests.reward.serving import serving, until
+
+PEM = Path(__file__).parent / "tls" / "server.pem"
+
+
+def post(port: int, *images: bytes, **options: Any) -> httpx.Response:
+    kind, body = encode_request(ScoreRequest(images, **options))
+    url = f"http://127.0.0.1:{port}/v1/score"
+    return httpx.post(url, content=body, headers={"Content-Type": kind}, trust_env=False, timeout=60)
+
+
+def get(port: int, path: str) -> httpx.Response:
+    return httpx.get(f"http://127.0.0.1:{port}{path}", trust_env=False, timeout=60)
+
+
+def send(port: int, head: str, body: bytes = b"") -> socket.socket:
+    """A connection over which the beginning of a request has gone."""
+    connection = socket.create_connection(("127.0.0.1", port), timeout=60)
+    connection.sendall(head.replace("\n", "\r\n").encode() + body)
+    return connection
+
+
+def answer(connection: socket.socket) -> tuple[int, dict[str, Any]]:
+    """Status and JSON of what comes back, after which the server has closed the connection."""
+    with connection:
+        response = http.client.HTTPResponse(connection)
+        response.begin()
+        text = response.read()
+        assert connection.recv(1) == b""
+        return response.status, json.loads(text or b"{}")
+
+
+HEAD = "POST /v1/score HTTP/1.1\nHost: x\nContent-Type: application/json\nContent-Length: 1000\n"
+
+
+def test_a_half_sent_request_times_out_and_gives_back_its_memory():
+    app = build_app([ChannelMeans()], limits=Limits(read_timeout=0.3, max_bytes=1500, max_memory=1500))
+    with serving(app) as port:
+        half = send(port, HEAD + "\n", b"{")
+        until(lambda: "reward_held_bytes 1000.0" in get(port, "/metrics").text)
+        busy = post(port, to_npy(plain(1, 2, (12, 12))))
+        assert busy.status_code == 503 and int(busy.headers["retry-after"]) >= 1
+        status, error = answer(half)
+        assert status == 408 and "1 bytes of it had" in error["error"]["message"]
+        assert post(port, to_npy(plain(1, 2, (12, 12)))).status_code == 200
+        assert "reward_held_bytes 0.0" in get(port, "/metrics").text
+
+
+def test_half_a_head_and_no_head_at_all_time_out():
+    with serving(build_app([ChannelMeans()]), head_timeout=0.3) as port:
+        assert answer(send(port, "POST /v1/score HTT"))[0] == 408
+        with send(port, "") as silent:
+            assert silent.recv(1) == b""
+        with send(port, "GET /health HTTP/1.1\nHost: x\n\n") as idle:  # between requests, it may be silent
+            assert idle.recv(1000).startswith(b"HTTP/1.1 200")
+            time.sleep(0.6)
+            idle.sendall(b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n")
+            assert idle.recv(1000).startswith(b"HTTP/1.1 200")
+            idle.sendall(b"GET /health HTT")
+            assert idle.recv(1000).startswith(b"HTTP/1.1 408")
+
+
+def test_a_head_without_end_is_refused():
+    with serving(build_app([ChannelMeans()])) as port:
+        connection = send(port, "GET /health HTTP/1.1\nHost: x\n", b"X-Long: " + b"x" * 70_000)
+        assert answer(connection)[0] == 431
+
+
+def test_a_request_that_is_too_large_is_refused_before_it_is_read():
+    app = build_app([ChannelMeans()], limits=Limits(max_bytes=100_000))
+    with serving(app) as port:
+        connection = send(port, HEAD.replace("1000", str(1 << 40)) + "\n")
+        response = http.client.HTTPResponse(connection)
+        response.begin()
+        assert response.status == 413 and response.getheader("connection") == "close"
+        connection.close()
+        body = bytes(300_000)  # a client that sends everything before it reads still sees why
+        refused = httpx.post(
+            f"http://127.0.0.1:{port}/v1/score",
+            content=body,
+            headers={"Content-Type": "application/json"},
+            trust_env=False,
+        )
+        assert refused.status_code == 413 and "100000" in refused.json()["error"]["message"]
+
+
+def test_the_job_of_a_client_that_hangs_up_is_dropped():
+    channels = ChannelMeans()
+    kind, body = encode_request(ScoreRequest((to_npy(plain(9, 9)),) * 3))
+    head = f"POST /v1/score HTTP/1.1\nHost: x\nContent-Type: {kind}\nContent-Length: {len(body)}\n\n"
+    with serving(build_app([channels])) as port:
+        until(lambda: get(port, "/ready").status_code == 200)
+        channels.go.clear()
+        scored = threading.Thread(target=post, args=(port, to_npy(plain(1, 1)), to_npy(plain(2, 2))))
+        scored.start()
+        until(lambda: get(port, "/health").json()["requests"] == 1)
+        impatient = [send(port, head, body) for _ in range(3)]
+        until(lambda: get(port, "/health").json()["requests"] == 4)
+        for connection in impatient:
+            connection.close()
+        until(lambda: get(port, "/health").json()["requests"] == 1)
+        channels.go.set()
+        scored.join()
+        assert post(port, to_npy(plain(1, 1))).status_code == 200
+        text = get(port, "/metrics").text
+    assert channels.batches == [1, 2, 1]  # the warm-up, and the two whose clients stayed
+    assert 'reward_requests_total{route="/v1/score",status="499"} 3.0' in text
+
+
+def test_health_answers_while_large_requests_are_read_and_scored():
+    channels = ChannelMeans()
+    large = to_npy(plain(1, 2, (2000, 3000)))
+    with serving(build_app([channels])) as port:
+        done = threading.Event()
+
+        def load() -> None:
+            post(port, *[large] * 8)  # 144 MB in multipart
+            as_json = {"images": [base64.b64encode(to_npy(plain(1, 2, (1500, 2000)))).decode()]}
+            httpx.post(f"http://127.0.0.1:{port}/v1/score", json=as_json, trust_env=False, timeout=60)
+            done.set()
+
+        threading.Thread(target=load).start()
+        seconds = []
+        connection = http.client.HTTPConnection("127.0.0.1", port)
+        while not done.is_set():
+            start = time.monotonic()
+            connection.request("GET", "/health")
+            connection.getresponse().read()
+            seconds.append(time.monotonic() - start)
+    # generous, for a busy machine: reading such a body in one piece would stop all answers for longer
+    assert len(seconds) > 10 and sorted(seconds)[len(seconds) // 2] < 0.1
+
+
+def test_tls_with_a_token_of_a_file(tmp_path: Path):
+    context = ssl.create_default_context(cafile=PEM)
+    with serving(build_app([ChannelMeans()], token="s"), ssl_certfile=PEM) as port:
+        with httpx.Client(verify=context, trust_env=False, base_url=f"https://127.0.0.1:{port}") as client:
+            assert client.get("/v1/scorers").status_code == 401
+            assert client.get("/v1/scorers", headers={"Authorization": "Bearer s"}).status_code == 200
+        with pytest.raises(httpx.TransportError):
+            get(port, "/health")
+
+
+@pytest.mark.parametrize(
+    ("settings", "reason"),
+    [
+        ({"tls_key": PEM}, "set tls_certificate, too"),
+        ({"tls_certificate": Path("gone.pem")}, "tls_certificate gone.pem: no such file"),
+        ({"tls_certificate": Path(__file__)}, "cannot be used with its key"),
+        ({"host": "0.0.0.0"}, "a token is required"),
+        ({"port": 0, "max_memory": 5}, "max_memory 5: less than one request"),
+        ({"port": 0, "read_timeout": 0}, "read_timeout 0: it must be greater than 0"),
+    ],
+)
+def test_settings_that_cannot_be_served(
+    settings: dict[str, Any], reason: str, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.delenv("REWARD_TOKEN", raising=False)
+    with pytest.raises(ConfigError, match=reason):
+        serve(ServeConfig(scorers=[{"name": "pixels"}], **settings))
+
+
+def test_the_samples_of_the_documentation_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    with serving(build_app([ChannelMeans(), PromptLength()])) as port:
+        page = get(port, "/docs").text
+        assert "square.png" in page and "np.save" in page and "http://" not in page.replace("http://127.", "")
+        exec(PYTHON.replace("8100", str(port)), {})
+        grey = "{'red': 200.0, 'green': 200.0, 'letters': 13.0} None"
+        black = "{'red': 0.0, 'green': 0.0, 'letters': 14.0} None"
+        assert capsys.readouterr().out.splitlines() == [grey, black]
+        if shutil.which("curl"):
+            (tmp_path / "square.png").write_bytes(to_png(plain(7, 8)))
+            script = CURL.replace("8100", str(port))
+            done = subprocess.run(["bash", "-c", script], cwd=tmp_path, capture_output=True, check=True)
+            assert json.loads(done.stdout)["values"] == [[7.0, 8.0, 16.0]]
