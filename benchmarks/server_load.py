@@ -25,7 +25,7 @@ from typing import Any
 import psutil
 
 from benchmarks import server_pocket, server_soak, server_throughput
-from benchmarks.score_throughput import _processor
+from benchmarks.score_throughput import _processor, _without_folder
 
 PARTS: dict[str, Any] = {"throughput": server_throughput, "pocket": server_pocket, "soak": server_soak}
 VERSIONS = (
@@ -61,7 +61,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     idle = 100 - psutil.cpu_percent(1.0)
     return {
         "date": date.today().isoformat(),
-        "command": " ".join(["python -m benchmarks.server_load", *sys.argv[1:]]),
+        "command": " ".join(["python -m benchmarks.server_load", *map(_without_folder, sys.argv[1:])]),
         "machine": {"processor": _processor(), "cores": os.cpu_count(), "idle_before_percent": round(idle)},
         "versions": {name: _version(name) for name in VERSIONS},
         **{name: PARTS[name].measure(options) for name in chosen},
