@@ -14,6 +14,7 @@ import torch
 from transformers import InternVLConfig, InternVLForConditionalGeneration, InternVLVisionConfig, Qwen2Config
 
 from reward_plugin.checkpoint import Checkpoint
+from reward_plugin.devices import check_attention
 from reward_plugin.prompting import LETTER_TOKENS, UNIPERCEPT_QUESTIONS
 
 #: Tokens before the image, between the image and where the questions differ, and of each question from there.
@@ -86,6 +87,7 @@ def config_of(sizes: Sizes) -> InternVLConfig:
 
 def random_checkpoint(sizes: Sizes, device: torch.device, dtype: torch.dtype, attention: str) -> Checkpoint:
     """Shapes on the meta device, memory and values on `device`; seeded."""
+    check_attention(attention, device, dtype)
     config = config_of(sizes)
     with torch.device("meta"):
         model = InternVLForConditionalGeneration._from_config(

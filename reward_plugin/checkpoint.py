@@ -12,17 +12,16 @@ can run code.
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from transformers import InternVLConfig, InternVLForConditionalGeneration, Qwen2Tokenizer
 
+from reward_plugin.checkpoint_files import read_json, read_weights
+from reward_plugin.devices import check_attention
 from reward_plugin.errors import CheckpointError
 from reward_plugin.prompting import IMAGE_CONTEXT, IMAGE_END, IMAGE_START, SYSTEM_MESSAGE
 from reward_plugin.published import native_config, native_weights
@@ -64,23 +63,25 @@ def load_checkpoint(
         path: folder, or hub id such as `Thunderbolt215215/UniPercept`.
         device: where the model goes.
         dtype: of the weights and of what they compute.
-        attention: attention implementation of transformers.
+        attention: attention implementation of transformers, one of `reward_plugin.devices.ATTENTIONS`.
         revision: branch, tag or commit of a hub id.
         quantise: int8, int4 or fp8 (see `reward_plugin.quantise`), or None.
 
     Raises:
         CheckpointError: the folder, a file in it, or the architecture is not what it must be.
-        ConfigError: a quantisation that is unknown, or cannot run here.
+        ConfigError: an attention implementation or a quantisation that is unknown, or cannot run here.
     """
+    check_attention(attention, torch.device(device), dtype)
     folder = find_folder(path, revision)
-    raw = _read_json(folder / "config.json", "a checkpoint folder has one; is this the right folder?")
+    raw = read_json(folder / "config.json", "a checkpoint folder has one; is this the right folder?")
     published = _is_published(raw, folder)
     tokenizer = _load_tokenizer(folder)
     image_token = tokenizer.convert_tokens_to_ids(IMAGE_CONTEXT)
-    config = native_config(raw, image_token, folder) if published else InternVLConfig.from_pretrained(folder)
-    weights = _read_weights(folder)
+    config, shapes = _read_config(raw, published, image_token, folder)
+    weights = read_weights(folder)
     if published:
         weights = native_weights(weights, folder)
+        _check_shapes(weights, shapes, folder)
     model = _build_model(config, weights, folder, dtype, attention)
     model = model.to(device).eval().requires_grad_(False)
     if quantise is not None:
@@ -96,6 +97,44 @@ def load_checkpoint(
         num_image_tokens=int(grid**2 * config.downsample_ratio**2),
         system_message=config.system_message if hasattr(config, "system_message") else SYSTEM_MESSAGE,
     )
+
+
+def _read_config(
+    raw: Mapping[str, Any], published: bool, image_token: int, folder: Path
+) -> tuple[InternVLConfig, dict[str, torch.Size]]:
+    """The native config, and name and shape of every weight of the model that it describes."""
+    try:
+        config = (
+            native_config(raw, image_token, folder) if published else InternVLConfig.from_pretrained(folder)
+        )
+        with torch.device("meta"):  # takes no memory
+            skeleton = InternVLForConditionalGeneration(config)
+    except CheckpointError:
+        raise
+    except Exception as error:  # whatever the libraries raise over a value they do not know
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
+        raise CheckpointError(
+            f"{folder / 'config.json'}: no model can be built as it says ({reason}); download it again"
+        ) from error
+    tied = set(skeleton.all_tied_weights_keys or ())
+    return config, {name: w.shape for name, w in skeleton.state_dict().items() if name not in tied}
+
+
+def _check_shapes(
+    weights: Mapping[str, torch.Tensor], shapes: Mapping[str, torch.Size], folder: Path
+) -> None:
+    """Before memory is taken for a model that may be far larger than the weights."""
+    _all_well("missing keys", shapes.keys() - weights.keys(), folder)
+    wrong = {name for name, shape in shapes.items() if weights[name].shape != shape}
+    _all_well("mismatched keys", wrong, folder)
+
+
+def _all_well(problem: str, names: Iterable[object], folder: Path) -> None:
+    if found := sorted(map(str, names)):
+        raise CheckpointError(
+            f"{folder}: {len(found)} {problem}, first {found[0]}; "
+            "config.json and the weights are not of one model: download the checkpoint again"
+        )
 
 
 def _build_model(
@@ -117,55 +156,13 @@ def _build_model(
     except (OSError, RuntimeError) as error:
         raise CheckpointError(f"{folder}: the weights cannot be loaded: {error}") from error
     for problem in ("missing_keys", "unexpected_keys", "mismatched_keys"):
-        if names := sorted(map(str, info[problem])):
-            raise CheckpointError(
-                f"{folder}: {len(names)} {problem.replace('_', ' ')}, first {names[0]}; "
-                "config.json and the weights are not of one model: download the checkpoint again"
-            )
+        _all_well(problem.replace("_", " "), info[problem], folder)
     return model
 
 
-def weight_files(folder: Path) -> list[Path]:
-    """The safetensors files of a checkpoint, each of which exists.
-
-    Raises:
-        CheckpointError: a file is missing, or the weights are pickled.
-    """
-    index = folder / "model.safetensors.index.json"
-    if index.is_file():
-        names = _read_json(index, "").get("weight_map")
-        if not isinstance(names, dict) or not names:
-            raise CheckpointError(f"{index}: has no weight_map, which names the shards; download it again")
-        files = [folder / name for name in sorted(set(names.values()))]
-        rule = f"{index.name} lists {len(files)} shards"
-    else:
-        files = [folder / "model.safetensors"]
-        rule = "a checkpoint has model.safetensors, or model.safetensors.index.json and its shards"
-        pickled = sorted(folder.glob("pytorch_model*.bin*"))
-        if pickled and not files[0].is_file():
-            raise CheckpointError(
-                f"{pickled[0]}: only pickled weights, which are not read, because unpickling can run code; "
-                "take a revision of the repository that has safetensors, or convert them: "
-                "safetensors.torch.save_file(torch.load(file, weights_only=True), 'model.safetensors')"
-            )
-    for file in files:
-        if not file.is_file():
-            raise CheckpointError(f"{file}: missing; {rule}: download the checkpoint again")
-    return files
-
-
-def _read_weights(folder: Path) -> dict[str, torch.Tensor]:
-    weights: dict[str, torch.Tensor] = {}
-    for file in weight_files(folder):
-        try:
-            weights |= load_file(file)
-        except SafetensorError as error:
-            raise CheckpointError(f"{file}: damaged or incomplete ({error}); download it again") from error
-    return weights
-
-
 def _is_published(raw: Mapping[str, Any], folder: Path) -> bool:
-    name = (raw.get("architectures") or [raw.get("model_type")])[0]
+    listed = raw.get("architectures")
+    name = listed[0] if isinstance(listed, list) and listed else raw.get("model_type")
     if name in ("InternVLChatModel", "internvl_chat"):
         return True
     if name in ("InternVLForConditionalGeneration", "internvl"):
@@ -194,26 +191,27 @@ def _load_tokenizer(folder: Path) -> Qwen2Tokenizer:
             f"{folder}: the tokenizer files cannot be read ({type(error).__name__}: {error}); "
             "download them again"
         ) from error
-    token_ids(tokenizer, (IMAGE_START, IMAGE_END, IMAGE_CONTEXT, "<|im_start|>", "<|im_end|>"))
+    marks = (IMAGE_START, IMAGE_END, IMAGE_CONTEXT, "<|im_start|>", "<|im_end|>")
+    token_ids(tokenizer, marks, "turns and the image are marked with it")
     return tokenizer
 
 
-def token_ids(tokenizer: Qwen2Tokenizer, tokens: tuple[str, ...]) -> list[int]:
-    """Ids of tokens that must be in the vocabulary."""
+def token_ids(tokenizer: Qwen2Tokenizer, tokens: Sequence[str], use: str) -> list[int]:
+    """Ids of tokens that must be in the vocabulary.
+
+    Args:
+        tokenizer: whose vocabulary.
+        tokens: each must be one token of it.
+        use: what such a token is needed for, for the error.
+
+    Raises:
+        CheckpointError: one is not there.
+    """
     ids = tokenizer.convert_tokens_to_ids(list(tokens))
     for token, index in zip(tokens, ids, strict=True):
         if index is None or index == tokenizer.unk_token_id:
             raise CheckpointError(
-                f"{tokenizer.name_or_path}: token {token!r} is not in the vocabulary; a rating model answers "
-                "with the 101 letter tokens aa to ey and sees <IMG_CONTEXT>: use the published tokenizer"
+                f"{tokenizer.name_or_path}: token {token!r} is not in the vocabulary, and {use}; "
+                "use the tokenizer files that were published with the checkpoint"
             )
     return ids
-
-
-def _read_json(file: Path, remedy: str) -> dict[str, Any]:
-    try:
-        return json.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise CheckpointError(f"{file}: missing; {remedy}") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise CheckpointError(f"{file}: not valid JSON ({error}); download it again") from None

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
 import PIL.Image
 
 from reward_plugin.errors import BadImage, ConfigError
-from reward_plugin.images import to_rgb
+from reward_plugin.images import Exif, to_rgb
 from reward_plugin.types import ImageLike, ScoreTable
 
 if TYPE_CHECKING:
@@ -65,6 +65,7 @@ class UniPerceptRewardInferencer:
         dtype: torch.dtype | str = "bfloat16",
         *,
         on_error: OnError = "raise",
+        exif: Exif = "ignore",
         **options: Any,
     ) -> None:
         """Load the model.
@@ -74,6 +75,8 @@ class UniPerceptRewardInferencer:
             device: auto, cpu, cuda or cuda:N.
             dtype: as `torch.dtype` or by name; auto is bfloat16 on CUDA and float32 on CPU.
             on_error: what `reward` does about an image without scores: raise, reason or none.
+            exif: pixels as they are stored, as published ("ignore"), or turned as the picture's orientation
+                tag says ("apply").
             options: further options of `reward_plugin.scorers.unipercept.build`, such as batch_size,
                 system_message or precision.
 
@@ -87,6 +90,9 @@ class UniPerceptRewardInferencer:
         from reward_plugin.source import find_folder
 
         self.on_error = _checked(on_error)
+        if exif not in get_args(Exif):
+            raise ConfigError(f"exif {exif!r}: write {' or '.join(get_args(Exif))}")
+        self.exif: Exif = exif
         self.model_path = self.DEFAULT_HF_REPO if model_path is None else str(model_path)
         where, self.dtype = resolve(str(device), str(dtype).removeprefix("torch."))
         self.device = str(where)
@@ -108,7 +114,7 @@ class UniPerceptRewardInferencer:
         """One image as the model sees it: [1, 3, 448, 448] in its dtype, on its device."""
         from reward_plugin.internvl import pixel_values
 
-        pixels = pixel_values([to_rgb(image_path)], self.scorer.engine.image_size)
+        pixels = pixel_values([to_rgb(image_path, exif=self.exif)], self.scorer.engine.image_size)
         return pixels.to(self.dtype).to(self.device)
 
     def reward(
@@ -143,7 +149,7 @@ class UniPerceptRewardInferencer:
         results: list[dict[str, Any] | None] = []
         step = BATCHES_AT_ONCE * self.scorer.engine.batch_size
         while chunk := list(islice(source, step)):
-            results += _results(self.scorer.score(chunk), len(results), on_error)
+            results += _results(self.scorer.score(chunk, exif=self.exif), len(results), on_error)
         return results
 
 

@@ -28,8 +28,9 @@ import torch
 
 from reward_plugin.checkpoint import Checkpoint, token_ids
 from reward_plugin.decoder import decoder_layer, hidden_at, rotation_of, split_attention
+from reward_plugin.devices import check_backend
 from reward_plugin.errors import BadImage, ConfigError
-from reward_plugin.images import MAX_PIXELS, to_rgb
+from reward_plugin.images import MAX_PIXELS, Exif, to_rgb
 from reward_plugin.prepare import Resize, ahead, picture, to_input
 from reward_plugin.prompting import LETTER_TOKENS, conversation, log_prompt
 from reward_plugin.types import ImageLike
@@ -111,13 +112,19 @@ class RatingEngine:
                 float32 model the two are the same.
             resize: "pil", exact, or "torch", on the model's device (see `prepare.py`).
             compile: True compiles the layers of vision tower and decoder, which takes a minute or more at the
-                first batch and again at the first of another size; text names torch.compile's backend.
+                first batch and again at the first of another size, and a C++ compiler; text names
+                torch.compile's backend.
+
+        Raises:
+            ConfigError: an option is unknown, or cannot be had here.
+            CheckpointError: the vocabulary lacks a letter token.
         """
+        if batch_size < 1:
+            raise ConfigError(f"batch_size {batch_size}: it must be at least 1")
         for name, value, known in (("precision", precision, Precision), ("resize", resize, Resize)):
             if value not in get_args(known):
                 raise ConfigError(f"{name} {value!r}: write {' or '.join(get_args(known))}")
         self.precision, self.resize = precision, resize
-        self._check_attention(checkpoint)
         self.model = checkpoint.model
         self.image_size = checkpoint.image_size
         self.dimensions = tuple(questions)
@@ -133,26 +140,19 @@ class RatingEngine:
         decoder = self.model.model.language_model
         self._split = split_attention(decoder, packed.prefix, packed.ends, packed.visible[list(packed.ends)])
         self._rotation = rotation_of(decoder, packed.position_ids.to(device))
-        self._letters = torch.tensor(token_ids(checkpoint.tokenizer, LETTER_TOKENS), device=device)
+        letters = token_ids(
+            checkpoint.tokenizer, LETTER_TOKENS, "ratings are read from the 101 tokens aa to ey"
+        )
+        self._letters = torch.tensor(letters, device=device)
         self._scale = torch.arange(len(LETTER_TOKENS), dtype=torch.float32, device=device)
 
         self._run: Callable[..., torch.Tensor] = decoder_layer
         if compile:
             backend = "inductor" if compile is True else compile
+            check_backend(backend, device)
             self._run = torch.compile(decoder_layer, backend=backend)
             for layer in self.model.model.vision_tower.encoder.layer:
                 layer.compile(backend=backend)
-
-    @staticmethod
-    def _check_attention(checkpoint: Checkpoint) -> None:
-        name, model = checkpoint.model.config._attn_implementation, checkpoint.model
-        if name.startswith("flash_attention") and (
-            model.device.type == "cpu" or model.dtype == torch.float32
-        ):
-            raise ConfigError(
-                f"attention {name!r} with a {model.dtype} model on {model.device}: flash-attention computes "
-                "in bfloat16 or float16 on CUDA; use attention sdpa, or change dtype and device"
-            )
 
     def letter_logits(self, pixels: torch.Tensor) -> torch.Tensor:
         """Logits of the 101 answers to each question: [B, 3, S, S] -> float32 [B, K, 101]. Differentiable.
@@ -180,9 +180,14 @@ class RatingEngine:
         return self._rate(images, lambda image: picture(image, self.image_size, self.resize))[0]
 
     def rate_each(
-        self, images: Sequence[ImageLike], max_pixels: int = MAX_PIXELS
+        self, images: Sequence[ImageLike], max_pixels: int = MAX_PIXELS, exif: Exif = "ignore"
     ) -> tuple[np.ndarray, list[str | None]]:
         """Score images of any accepted form, files too, decoding them while the model works on earlier ones.
+
+        Args:
+            images: see `ImageLike`.
+            max_pixels: largest width x height.
+            exif: `apply` turns a picture as its orientation tag says.
 
         Returns:
             float32 scores of the good ones, in order, and one entry per item: None, or why it is not among
@@ -191,7 +196,7 @@ class RatingEngine:
 
         def work(image: ImageLike) -> np.ndarray | BadImage:
             try:
-                return picture(to_rgb(image, max_pixels), self.image_size, self.resize)
+                return picture(to_rgb(image, max_pixels, exif), self.image_size, self.resize)
             except BadImage as error:
                 return error
 

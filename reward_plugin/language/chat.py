@@ -82,8 +82,8 @@ class Chat:
         self.checkpoint = checkpoint
         self.batch_size = batch_size
         self._system = checkpoint.system_message if system_message is None else system_message
-        (self._stop,) = token_ids(checkpoint.tokenizer, (TURN_END,))
-        (self._image_token,) = token_ids(checkpoint.tokenizer, (IMAGE_CONTEXT,))
+        (self._stop,) = token_ids(checkpoint.tokenizer, (TURN_END,), "it ends an answer")
+        (self._image_token,) = token_ids(checkpoint.tokenizer, (IMAGE_CONTEXT,), "it stands for the image")
 
     def ask(
         self,

@@ -134,7 +134,7 @@ def answer_by_likelihood(
         answers.append([])
         for question, row in zip(about, logits, strict=True):
             letters = tuple(options(question)) or DEFAULT_LETTERS
-            ids = token_ids(chat.checkpoint.tokenizer, letters)
+            ids = token_ids(chat.checkpoint.tokenizer, letters, "the letters of the options are weighed")
             mass = row.softmax(-1)[ids]
             shares = row[ids].softmax(-1).tolist()
             best = letters[max(range(len(letters)), key=shares.__getitem__)]

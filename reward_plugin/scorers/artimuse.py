@@ -34,15 +34,15 @@ def build(
         system_message: replaces the system turn that the checkpoint asks for, which is the config's
             `system_message` where it has that key (null is sent as the text "None", as published), and the
             template's Chinese one otherwise.
-        attention: attention implementation of transformers: sdpa, eager, or flash_attention_2 (CUDA, 16
-            bits).
+        attention: attention implementation of transformers: sdpa, eager, flash_attention_2 or
+            flash_attention_3 (those two on CUDA, in 16 bits, with their packages installed).
         revision: branch, tag or commit of a hub id.
         precision: what the score is computed in from the model's last hidden state; float32, or "published":
             the model's dtype. ArtiMuse's own code pins transformers 4.37, which turns logits to float32
             before the softmax, so float32 is the nearer of the two to it.
-        compile: compile the model's layers with torch.compile, which takes a minute or more at the first
-            batch; scorers that share the model share its compiled vision tower. Text names torch.compile's
-            backend.
+        compile: compile the model's layers with torch.compile, which needs a C++ compiler and takes a minute
+            or more at the first batch; scorers that share the model share its compiled vision tower. Text
+            names torch.compile's backend.
         resize: "pil", as published, or "torch", on the model's device, which moves scores a little (see
             `reward_plugin.prepare`).
         quantise: fewer bits for the decoder's weights: int8, int4 or fp8 (see `reward_plugin.quantise`); none

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from reward_plugin.images import Exif
 from reward_plugin.types import ImageLike, ScoreTable
 
 if TYPE_CHECKING:
@@ -26,9 +27,13 @@ class UniPerceptScorer:
         self.dimensions = engine.dimensions
         self.ranges: Mapping[str, tuple[float, float]] = dict.fromkeys(self.dimensions, (0.0, 100.0))
 
-    def score(self, images: Sequence[ImageLike], prompts: Sequence[str] | None = None) -> ScoreTable:
-        """Score each image; an unreadable one is missing and says why."""
-        values, errors = self.engine.rate_each(images)
+    def score(
+        self, images: Sequence[ImageLike], prompts: Sequence[str] | None = None, *, exif: Exif = "ignore"
+    ) -> ScoreTable:
+        """Score each image, turned as its orientation tag says with `exif="apply"`; an unreadable one is
+        missing and says why.
+        """
+        values, errors = self.engine.rate_each(images, exif=exif)
         return ScoreTable.computed(self.dimensions, values).scatter(errors)
 
 
@@ -56,15 +61,15 @@ def build(
         system_message: replaces the system turn that the checkpoint asks for, which is the config's
             `system_message` where it has that key (null is sent as the text "None", as published), and the
             template's Chinese one otherwise.
-        attention: attention implementation of transformers: sdpa, eager, or flash_attention_2 (CUDA, 16
-            bits).
+        attention: attention implementation of transformers: sdpa, eager, flash_attention_2 or
+            flash_attention_3 (those two on CUDA, in 16 bits, with their packages installed).
         revision: branch, tag or commit of a hub id.
         precision: what the score is computed in from the model's last hidden state; float32, or "published":
             the model's dtype, as `unipercept-reward` does, which in bfloat16 rounds scores to steps of 0.25
             to 0.5.
-        compile: compile the model's layers with torch.compile, which takes a minute or more at the first
-            batch; scorers that share the model share its compiled vision tower. Text names torch.compile's
-            backend.
+        compile: compile the model's layers with torch.compile, which needs a C++ compiler and takes a minute
+            or more at the first batch; scorers that share the model share its compiled vision tower. Text
+            names torch.compile's backend.
         resize: "pil", as published, or "torch", on the model's device, which moves scores a little (see
             `reward_plugin.prepare`).
         quantise: fewer bits for the decoder's weights: int8, int4 or fp8 (see `reward_plugin.quantise`); none

@@ -17,20 +17,25 @@ from tests.reward.golden import CHECKPOINT, expected
 
 
 def test_the_gpu_table_at_tiny_size():
+    seen = []
     result = score_gpu.measure(
         TINY,
-        [1, 3],
+        [1, 0, 3],
         device=torch.device("cpu"),
         dtype=torch.float32,
         seconds=0.01,
         matmul_side=64,
         picture_side=64,
+        after_row=lambda so_far: seen.append(len(so_far["rows"])),
     )
-    assert result["largest_difference"] < 1e-3  # ours computes what three whole passes compute
-    assert [row["batch"] for row in result["rows"]] == [1, 3]
-    assert all(row["share"] > 0 and row["times_published"] > 0 for row in result["rows"])
+    one, failed, three = result["rows"]
+    assert [row["batch"] for row in result["rows"]] == [1, 0, 3] and seen == [1, 2, 3]
+    for row in (one, three):
+        assert row["difference"] < 1e-3  # ours computes what three whole passes compute
+        assert row["share"] > 0 and row["times_published"] == row["model"] / row["published"]
+    assert failed["error"].startswith("ConfigError: batch_size 0")
     text = score_gpu.table(json.loads(json.dumps(result)))
-    assert text.count("\n| ") == 4 and "The published way" in text
+    assert text.count("\n| ") == 5 and "| 0 | ConfigError" in text and "times the published way" in text
 
 
 def test_the_operations_are_those_of_the_real_model():

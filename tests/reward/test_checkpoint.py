@@ -151,6 +151,50 @@ def test_an_index_that_names_no_shards(folder: Path):
         load_checkpoint(folder)
 
 
+@pytest.mark.parametrize("name", [3, "../model.safetensors"])
+def test_an_index_that_names_a_file_elsewhere(folder: Path, name: object):
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"a": name}}))
+    with pytest.raises(CheckpointError, match=r"weight_map names .*, which is no file beside it"):
+        load_checkpoint(folder)
+
+
+def test_a_config_of_a_far_larger_model_takes_no_memory(folder: Path):
+    def grow(config: dict[str, Any]) -> None:
+        config["llm_config"].update(num_hidden_layers=80, intermediate_size=1 << 28)
+
+    edit(folder / "config.json", grow)
+    with pytest.raises(
+        CheckpointError, match=r"924 missing keys, .*config.json and the weights are not of one"
+    ):
+        load_checkpoint(folder)
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (
+            {"rope_scaling": {"rope_type": "spiral", "factor": 2.0}},
+            "no model can be built as it says .*spiral",
+        ),
+        ({"hidden_size": "wide"}, "no model can be built as it says"),
+        ({"hidden_size": 48}, "mismatched keys, first"),
+    ],
+)
+def test_a_config_that_does_not_fit_its_weights(folder: Path, change: dict[str, Any], says: str):
+    edit(folder / "config.json", lambda config: config["llm_config"].update(change))
+    with pytest.raises(CheckpointError, match=says):
+        load_checkpoint(folder)
+
+
+@pytest.mark.parametrize(
+    ("text", "says"), [("[1]", "must hold a JSON object, holds a list"), ("{}", "describes a None")]
+)
+def test_a_config_that_describes_nothing(folder: Path, text: str, says: str):
+    (folder / "config.json").write_text(text)
+    with pytest.raises(CheckpointError, match=says):
+        load_checkpoint(folder)
+
+
 def test_damaged_tokenizer_files(folder: Path):
     (folder / "vocab.json").write_text("{")
     with pytest.raises(CheckpointError, match="the tokenizer files cannot be read"):
@@ -259,7 +303,7 @@ def test_a_missing_letter_token_is_named(folder: Path):
     edit(folder / "vocab.json", lambda vocabulary: vocabulary.pop("cy"))
     merges = folder / "merges.txt"
     merges.write_text("".join(line for line in merges.read_text().splitlines(True) if line != "c y\n"))
-    with pytest.raises(CheckpointError, match="token 'cy' is not in the vocabulary"):
+    with pytest.raises(CheckpointError, match="token 'cy' is not in the vocabulary, and ratings are read"):
         RatingEngine(load_checkpoint(folder), UNIPERCEPT_QUESTIONS)
 
 

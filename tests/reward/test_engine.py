@@ -3,12 +3,14 @@
 import threading
 
 import numpy as np
+import PIL.Image
 import pytest
 import torch
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from reward_plugin.checkpoint import Checkpoint, load_checkpoint
 from reward_plugin.decoder import split_attention
+from reward_plugin.devices import check_attention, check_backend
 from reward_plugin.errors import ConfigError
 from reward_plugin.images import to_rgb, to_rgb_each
 from reward_plugin.internvl import RatingEngine, pack
@@ -73,6 +75,7 @@ def test_published_precision_changes_nothing_in_float32(checkpoint):
     [
         ({"precision": "bf16"}, "precision 'bf16': write float32 or published"),
         ({"resize": "cuda"}, "resize 'cuda': write pil or torch"),
+        ({"batch_size": 0}, "batch_size 0: it must be at least 1"),
     ],
 )
 def test_an_unknown_option_is_refused(checkpoint, option, message):
@@ -107,15 +110,35 @@ def test_flash_attention_computes_the_same(checkpoint):
     np.testing.assert_allclose(scores, values[:1], rtol=0, atol=TOLERANCE)
 
 
-def test_flash_attention_without_its_gpu_says_what_to_do(checkpoint):
-    config = checkpoint.model.config
-    before = config._attn_implementation
-    config._attn_implementation = "flash_attention_2"
-    try:
-        with pytest.raises(ConfigError, match=r"flash_attention_2.*float32.*cpu.*use attention sdpa"):
-            engine(checkpoint)
-    finally:
-        config._attn_implementation = before
+@pytest.mark.parametrize(
+    ("attention", "device", "dtype", "message"),
+    [
+        ("flash_attention_2", "cpu", torch.bfloat16, r"bfloat16 model on cpu: .*use attention sdpa"),
+        ("flash_attention_2", "cuda", torch.float32, r"float32 model on cuda: .*use attention sdpa"),
+        ("flash_attention_2", "cuda", torch.bfloat16, r"flash_attn, .*not installed; use .*sdpa.*\[flash\]"),
+        ("flash_attention_3", "cuda", torch.float16, r"flash_attn_interface, which is not installed"),
+        ("flash", "cpu", torch.float32, "attention 'flash': write sdpa, eager, flash_attention_2"),
+    ],
+)
+def test_attention_that_cannot_compute_here_says_what_to_do(attention, device, dtype, message, monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(ConfigError, match=message):
+        check_attention(attention, torch.device(device), dtype)
+
+
+def test_attention_is_looked_at_before_the_weights(tmp_path):
+    with pytest.raises(ConfigError, match="flash-attention computes in"):
+        load_checkpoint(tmp_path, attention="flash_attention_2")
+
+
+def test_a_compiler_that_is_missing_is_told_at_once(checkpoint):
+    def broken(graph, inputs):
+        raise RuntimeError("no compiler\nat all")
+
+    with pytest.raises(ConfigError, match=r"does not work here \(.*no compiler.*install them, or leave"):
+        check_backend(broken, torch.device("cpu"))  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="backend 'nothing' does not work here"):
+        engine(checkpoint, compile="nothing")
 
 
 def test_attention_is_split_where_the_suffixes_begin(checkpoint):
@@ -134,6 +157,7 @@ def test_attention_is_split_where_the_suffixes_begin(checkpoint):
 def test_compiled_layers_give_the_same_scores():
     images, values = expected("scores")
     compiled = engine(load_checkpoint(CHECKPOINT), compile="eager")  # traced, run without generated code
+    torch._dynamo.utils.counters.clear()  # other graphs than the layers' have been counted before
     scores = compiled.rate(to_rgb_each(images[:2])[0])
     np.testing.assert_allclose(scores, values[:2], rtol=0, atol=TOLERANCE)
     stats = torch._dynamo.utils.counters["stats"]
@@ -159,6 +183,17 @@ def test_files_are_rated_in_order_and_bad_ones_say_why(checkpoint, tmp_path):
     np.testing.assert_allclose(scores, values[[3, 4, 2]], rtol=0, atol=TOLERANCE)
     assert [error is None for error in errors] == [True, False, True, False, True]
     assert "empty.png" in str(errors[1]) and "uint8 [height, width, 3]" in str(errors[3])
+
+
+def test_pictures_are_turned_upright_where_asked(checkpoint, tmp_path):
+    picture = to_rgb(expected("scores")[0][1])
+    tag = PIL.Image.Exif()
+    tag[0x0112] = 3  # upside down
+    file = tmp_path / "turned.png"
+    picture.transpose(PIL.Image.Transpose.ROTATE_180).save(file, exif=tag)
+    upright = engine(checkpoint).rate([picture])
+    np.testing.assert_array_equal(engine(checkpoint).rate_each([file], exif="apply")[0], upright)
+    assert np.abs(engine(checkpoint).rate_each([file])[0] - upright).max() > TOLERANCE
 
 
 def test_work_runs_ahead_but_only_so_far():

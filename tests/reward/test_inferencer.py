@@ -109,6 +109,24 @@ def test_attributes_and_preprocessing_are_the_published_ones(inferencer: UniPerc
     assert inferencer.model.get_input_embeddings()(torch.tensor([ids])).shape[:2] == (1, 1)
 
 
+def test_orientation_can_be_applied(inferencer: UniPerceptRewardInferencer, tmp_path: Path):
+    paths, values = expected("scores")
+    tag = PIL.Image.Exif()
+    tag[0x0112] = 3  # upside down
+    with PIL.Image.open(paths[1]) as opened:
+        opened.convert("RGB").transpose(PIL.Image.Transpose.ROTATE_180).save(tmp_path / "a.png", exif=tag)
+    upright = UniPerceptRewardInferencer(str(CHECKPOINT), "cpu", torch.float32, exif="apply")
+    (applied,), (ignored,) = (each.reward([tmp_path / "a.png"]) for each in (upright, inferencer))
+    assert applied is not None and ignored is not None
+    np.testing.assert_allclose(list(applied.values()), values[1], rtol=0, atol=TOLERANCE)
+    assert np.abs(np.array(list(ignored.values())) - values[1]).max() > TOLERANCE
+    torch.testing.assert_close(
+        upright.preprocess_image(tmp_path / "a.png"), inferencer.preprocess_image(paths[1])
+    )
+    with pytest.raises(ConfigError, match="exif 'turn': write ignore or apply"):
+        UniPerceptRewardInferencer(str(CHECKPOINT), "cpu", exif="turn")  # type: ignore[arg-type]
+
+
 def test_the_published_rounding_can_be_had():
     paths, values = expected("scores")
     (rounded,) = UniPerceptRewardInferencer(str(CHECKPOINT), "cpu", precision="published").reward(paths[:1])

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from reward_plugin.checkpoint import load_checkpoint
-from reward_plugin.errors import ConfigError
+from reward_plugin.errors import CheckpointError, ConfigError
 from reward_plugin.images import to_rgb
 from reward_plugin.internvl import pixel_values
 from reward_plugin.language.chat import Chat
@@ -101,6 +101,12 @@ def test_likelihoods_are_those_of_a_plain_forward_pass(chat: Chat):
             torch.tensor(list((found.probabilities or {}).values())), mass / mass.sum(), rtol=0, atol=1e-5
         )
         assert found.letter_mass == pytest.approx(float(mass.sum()), abs=1e-6)
+
+
+def test_a_letter_that_the_vocabulary_lacks_is_named(chat: Chat, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("reward_plugin.language.vqa.DEFAULT_LETTERS", ("A", "no such token"))
+    with pytest.raises(CheckpointError, match=r"'no such token' is not in .*letters of the options"):
+        answer_by_likelihood(chat, IMAGES[:1], [["Which?"]])
 
 
 def test_the_command_answers_a_benchmark_file(tmp_path: Path, capsys: pytest.CaptureFixture):
