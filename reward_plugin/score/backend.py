@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import os
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -63,7 +64,9 @@ class Backend:
         from reward_plugin.local import LocalRewards
         from reward_plugin.scorers import build_scorers
 
-        if sys.stderr.isatty():
+        if not sys.stderr.isatty():  # transformers' bar over the weights, in a log
+            os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+        else:
             names = ", ".join(str(spec.get("name")) for spec in self._specs)
             print(f"reward_plugin: loading {names}", file=sys.stderr)
         self.rewards = self._local = LocalRewards(build_scorers(self._specs))

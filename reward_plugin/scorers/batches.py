@@ -39,7 +39,7 @@ def score_images(
     images: Sequence[ImageLike], dimensions: Sequence[str], batch_size: int, rate: RateImages
 ) -> ScoreTable:
     """Score pictures alone; one that is unreadable, or too long, is missing and says why."""
-    good, errors = _fit_each(images)
+    good, errors = fit_each(images)
     chunks = [np.asarray(rate(good[i : i + batch_size])) for i in range(0, len(good), batch_size)]
     return ScoreTable.computed(dimensions, np.concatenate(chunks) if chunks else []).scatter(errors)
 
@@ -57,7 +57,7 @@ def score_pairs(
     Args:
         no_prompt: the reason that an item without a prompt gets.
     """
-    good, errors = _fit_each(images)
+    good, errors = fit_each(images)
     texts = list(prompts) if prompts is not None else [""] * len(errors)
     pictures = iter(good)
     pairs = []
@@ -75,12 +75,14 @@ def score_pairs(
     return ScoreTable.computed(dimensions, np.concatenate(chunks) if chunks else []).scatter(errors)
 
 
-def _fit_each(images: Sequence[ImageLike]) -> tuple[list[PIL.Image.Image], list[str | None]]:
+def fit_each(
+    images: Sequence[ImageLike], max_aspect: int = MAX_ASPECT
+) -> tuple[list[PIL.Image.Image], list[str | None]]:
     """As `to_rgb_each`, without pictures that preparing them would blow up."""
     good, errors = to_rgb_each(images)
     at = [i for i, error in enumerate(errors) if error is None]
     for i, picture in zip(at, good, strict=True):
-        if max(picture.size) > MAX_ASPECT * min(picture.size):
+        if max(picture.size) > max_aspect * min(picture.size):
             width, height = picture.size
-            errors[i] = f"{width}x{height}: one side is over {MAX_ASPECT} times the other; crop it first"
+            errors[i] = f"{width}x{height}: one side is over {max_aspect} times the other; crop it first"
     return [picture for i, picture in zip(at, good, strict=True) if errors[i] is None], errors

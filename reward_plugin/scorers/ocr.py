@@ -23,13 +23,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from reward_plugin.errors import ConfigError
-from reward_plugin.images import to_rgb_each
+from reward_plugin.scorers.batches import fit_each
 from reward_plugin.types import ImageLike, ScoreTable
 
 if TYPE_CHECKING:
     import PIL.Image
 
 NO_TARGET = 'the prompt quotes no text, and ocr looks for what stands in "double quotes"'
+#: Longer side over shorter side; RapidOCR brings the shorter one to 736 pixels.
+MAX_ASPECT = 20
 _QUOTED = re.compile('["“”„‟]([^"“”„‟]*)["“”„‟]')
 
 
@@ -46,7 +48,7 @@ class OcrScorer:
 
     def score(self, images: Sequence[ImageLike], prompts: Sequence[str] | None = None) -> ScoreTable:
         """Score each image for its prompt; one whose prompt quotes nothing is missing."""
-        good, errors = to_rgb_each(images)
+        good, errors = fit_each(images, MAX_ASPECT)
         pictures = iter(good)
         values: list[float] = []
         for i, prompt in enumerate(prompts if prompts is not None else [""] * len(errors)):

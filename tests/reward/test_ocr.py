@@ -1,6 +1,7 @@
 """OCR accuracy: its arithmetic, and the real recognizer on drawn text where it is installed."""
 
 import importlib.util
+import sys
 
 import numpy as np
 import PIL.Image
@@ -73,8 +74,8 @@ def test_items_that_cannot_be_scored_cost_only_themselves():
     assert "quotes no text" in (OcrScorer(Reader()).score(pictures[:1]).errors[0] or "")
 
 
-@pytest.mark.skipif(installed, reason="the extra ocr is installed")
-def test_without_the_extra_its_name_is_in_the_error():
+def test_without_the_extra_its_name_is_in_the_error(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setitem(sys.modules, "rapidocr", None)
     with pytest.raises(ConfigError, match=r"needs rapidocr and onnxruntime .* pip install .*\[ocr\]"):
         ocr.build()
 
@@ -94,3 +95,6 @@ def test_drawn_text_is_read():
     assert table.values[0, 0] == 1 and 0.6 < table.values[1, 0] < 0.95 and table.values[2, 0] == 0
     alone = scorer.score([drawn("HELP World")], [prompt])
     assert alone.values[0, 0] == table.values[1, 0]
+    odd = scorer.score([PIL.Image.new("RGB", size) for size in ((1, 1), (60, 2), (20_000, 1))], [prompt] * 3)
+    assert [error is None for error in odd.errors] == [True, False, False] and odd.values[0, 0] == 0
+    assert "60x2: one side is over 20 times the other; crop it first" in (odd.errors[1] or "")
