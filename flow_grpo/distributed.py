@@ -48,22 +48,22 @@ def connect(config: TrainConfig) -> Accelerator:
 def agreed(produce: Callable[[], T]) -> T:
     """Call `produce` on every process; if it fails to score on one of them, raise on all.
 
-    Without this a process whose reward server went away would leave the others waiting for it forever.
+    Without this a process whose reward server went away would leave the others waiting for it forever, or
+    take them with it before they have saved anything.
 
     Raises:
         ScoringFailed: On every process, with the message of the first that failed.
     """
-    result: T | None = None
+    results: list[T] = []
     message = None
     try:
-        result = produce()
+        results.append(produce())
     except ScoringFailed as error:
         message = str(error)
     failures = [text for text in gather([message]) if text is not None]
     if failures:
         raise ScoringFailed(failures[0])
-    assert result is not None
-    return result
+    return results[0]
 
 
 def leave_together() -> None:

@@ -28,7 +28,9 @@ def shown_above_bar(process: int, processes: int) -> Iterator[None]:
         processes: How many there are.
     """
     logger, handler = logging.getLogger("reward_plugin"), _AboveBar(logging.WARNING)
-    handler.setFormatter(logging.Formatter(f"process {process}: %(message)s" if processes > 1 else None))
+    # The first process has the bar and takes it away. Another one has to leave its line by itself.
+    name = f"process {process}: " if processes > 1 else ""
+    handler.setFormatter(logging.Formatter("\n" * (process > 0) + name + "%(message)s"))
     logger.addHandler(handler)
     try:
         yield

@@ -140,6 +140,18 @@ class Rollout:
     seconds: dict[str, float]
 
 
+def wait_ready(rewards: Rewards, timeout: float) -> None:
+    """Wait until scoring can start.
+
+    Raises:
+        ScoringFailed: It cannot after `timeout` seconds, or never will.
+    """
+    try:
+        rewards.wait_ready(timeout)
+    except RewardError as error:
+        raise ScoringFailed(str(error)) from error
+
+
 def training_seed(seed: int, iteration: int) -> Callable[[Prompt, int], tuple[int | str, ...]]:
     """Identity of a training picture's noise: new in each iteration."""
     return lambda prompt, member: (seed, "train", iteration, prompt.index, member)

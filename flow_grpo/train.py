@@ -31,7 +31,7 @@ from flow_grpo.messages import shown_above_bar
 from flow_grpo.order import prompts_of_iteration, shard
 from flow_grpo.plan import describe
 from flow_grpo.policy.flux import check_model_path
-from flow_grpo.rollout import Item, Plan, Rollout, Scores, ScoringFailed, rollout, training_seed
+from flow_grpo.rollout import Item, Plan, Rollout, Scores, ScoringFailed, rollout, training_seed, wait_ready
 from flow_grpo.run import Run, prepare, read_all_prompts
 from flow_grpo.update import Examples, build_examples
 from flow_grpo.validate import validate
@@ -183,7 +183,7 @@ def launch(invocation: Invocation) -> None:
 
     Raises:
         ValueError, RewardError: The configuration, a file or the server is not usable; nothing was changed.
-        ScoringFailed: The server went away; a checkpoint was written.
+        ScoringFailed: On all processes: the server went away and a checkpoint was written, or never came.
     """
     config = invocation.config
     check_model_path(config.model.path)
@@ -194,7 +194,7 @@ def launch(invocation: Invocation) -> None:
     accelerator = connect(config)
     check_processes(config, accelerator.num_processes)
     with build_rewards(config.reward.source()) as rewards:
-        rewards.wait_ready(config.reward.ready_timeout)
+        agreed(lambda: wait_ready(rewards, config.reward.ready_timeout))
         check_dimensions(config, rewards.dimensions)
         run = prepare(config, accelerator, prompts, held_out)
         if resume is not None:
