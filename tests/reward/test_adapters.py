@@ -168,17 +168,17 @@ def test_flow_grpo_never_gets_a_number_for_a_missing_score():
 
 
 def test_the_notebook_table(tmp_path: Path):
-    (tmp_path / "red.png").write_bytes(to_png(plain(200, 2)))
-    pictures: list[ImageLike] = [tmp_path / "red.png", PIL.Image.fromarray(plain(10, 2)), b"<junk>"]
+    (tmp_path / "<red>.png").write_bytes(to_png(plain(200, 2)))
+    pictures: list[ImageLike] = [tmp_path / "<red>.png", PIL.Image.fromarray(plain(10, 2)), b"junk"]
     scores = notebook.score(pictures, "abc", rewards=local(), weights=WEIGHTS)
     assert scores[0] == {
-        "picture": "red.png", "red": 200, "green": 2, "letters": 3, "reward": 106, "error": None
+        "picture": "<red>.png", "red": 200, "green": 2, "letters": 3, "reward": 106, "error": None
     }  # fmt: skip
     assert scores[2]["reward"] is None and "not one of PNG" in scores[2]["error"]
     head, first, _, last = repr(scores).splitlines()
     assert head.split() == ["picture", "red", "green", "letters", "reward", "error"]
-    assert first.split() == ["red.png", "200", "2", "3", "106", "–"] and last.startswith("2 ")
-    assert "<junk>" not in scores._repr_html_() and "<td>106</td>" in scores._repr_html_()
+    assert first.split() == ["<red>.png", "200", "2", "3", "106", "–"] and last.startswith("2 ")
+    assert "<td>&lt;red&gt;.png</td>" in scores._repr_html_() and "<td>106</td>" in scores._repr_html_()
 
 
 def test_the_notebook_takes_one_picture_a_list_or_a_batch():
