@@ -21,6 +21,8 @@ log = logging.getLogger(__name__)
 HEALTH_PERIOD = 2.0
 #: Seconds that a replica has for a health check; three late ones in a row cost its life.
 HEALTH_TIMEOUT = 30.0
+#: How often a cluster is tried to be started.
+STARTS = 3
 #: Ray's settings, which it reads from the environment when it is imported.
 _EVERYWHERE = {
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -67,13 +69,7 @@ def join(options: RayOptions, cores: float) -> bool:
 
     common: dict[str, Any] = {"logging_level": "WARNING", "namespace": "rewards"}
     if local:
-        context = ray.init(
-            # cores are counted, not taken: a small machine may run more replicas than it has cores
-            num_cpus=max(os.cpu_count() or 1, math.ceil(cores)),
-            include_dashboard=False,
-            object_store_memory=options.object_store_bytes,
-            **common,
-        )
+        context = _start(options, cores, common)
         node = context.address_info["node_ip_address"]
         if not is_loopback(node):
             ray.shutdown()
@@ -89,6 +85,26 @@ def join(options: RayOptions, cores: float) -> bool:
     serve.start(proxy_location="Disabled", logging_config={"log_level": "WARNING"})
     logging.getLogger("ray.serve").setLevel(logging.ERROR)  # the engine itself tells of replicas that died
     return local
+
+
+def _start(options: RayOptions, cores: float, common: dict[str, Any]) -> Any:
+    """A cluster of this machine; tried again, because Ray gives a busy machine half a minute only."""
+    import ray
+
+    for left in reversed(range(STARTS)):
+        try:
+            return ray.init(
+                # cores are counted, not taken: a small machine may run more replicas than it has cores
+                num_cpus=max(os.cpu_count() or 1, math.ceil(cores)),
+                include_dashboard=False,
+                object_store_memory=options.object_store_bytes,
+                **common,
+            )
+        except Exception as error:
+            ray.shutdown()
+            if not left:
+                raise ConfigError(f"engine: ray did not start: {_last_line(str(error))}") from error
+            log.warning("Ray did not start, trying again: %s", _last_line(str(error)))
 
 
 def leave(names: Sequence[str], started_here: bool) -> None:
@@ -128,7 +144,9 @@ def deploy(specs: Sequence[Mapping[str, Any]], options: RayOptions) -> dict[str,
             max_constructor_retry_count=1,  # of the first start only: a dead replica is restarted for ever
             logging_config={"log_level": "WARNING", "enable_access_log": False},
         )
-        bound = deployment.bind(dict(spec), own.max_ongoing_requests, own.coalesce, own.stuck_after)
+        bound = deployment.bind(
+            dict(spec), own.max_ongoing_requests, own.coalesce, own.stuck_after, options.address is None
+        )
         targets.append(RunTarget(bound, f"{options.name}-{spec.get('name')}", None))
     try:
         handles = serve.run_many(targets)

@@ -1,4 +1,4 @@
-"""One replica of one scorer: a `LocalEngine` in a process of its own, run by Ray; imports no Ray itself."""
+"""One replica of one scorer: a `LocalEngine` in a process of its own, run by Ray; works without it, too."""
 
 from __future__ import annotations
 
@@ -22,7 +22,9 @@ Answer: TypeAlias = "ScoreTable | tuple[Literal['failed', 'too_large'], str]"
 class Replica:
     """Loads its scorer, scores a first picture, and then answers. Until then Ray sends it nothing."""
 
-    def __init__(self, spec: Mapping[str, Any], room: int, coalesce: int, stuck_after: float) -> None:
+    def __init__(
+        self, spec: Mapping[str, Any], room: int, coalesce: int, stuck_after: float, loopback: bool = False
+    ) -> None:
         """Load and warm up.
 
         Args:
@@ -30,6 +32,7 @@ class Replica:
             room: requests that it holds at a time.
             coalesce: see `RayOptions`.
             stuck_after: see `RayOptions`.
+            loopback: the whole cluster is on this machine.
 
         Raises:
             RewardError: the scorer cannot be built, or the first score could not be made.
@@ -37,6 +40,8 @@ class Replica:
         from reward_plugin.scorers import build_scorer
         from reward_plugin.scoring import score_all
 
+        if loopback:
+            _listen_on_loopback()
         scorer = build_scorer(spec)
         grey = to_png(PIL.Image.new("RGB", (64, 64), (128, 128, 128)))
         self._first = ScoreJob((grey,), ("a grey square",), (scorer.name,))
@@ -79,3 +84,18 @@ class Replica:
             raise ScorerFailed(f"scorer {self._first.scorers[0]!r}: no answer for {seconds:.0f} s")
         if self._engine.trouble() is not None:
             await self._engine.run(self._first)
+
+
+def _listen_on_loopback() -> None:
+    """Keep a port of this process off other addresses.
+
+    Ray Serve's replicas listen for calls from one another at every address of the machine; they ask for the
+    cluster's token, but what they then accept is pickled. No other setting of Ray 2.60 changes the address.
+    """
+    from ray.serve._private import replica
+
+    def listen(server: Any, address: str) -> int:
+        return int(original(server, address.replace("[::]", "127.0.0.1")))
+
+    original = replica.add_port_to_grpc_server
+    replica.add_port_to_grpc_server = listen

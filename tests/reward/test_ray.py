@@ -247,6 +247,21 @@ def test_the_application_answers_alike(engine: RayEngine):
 @with_ray
 @pytest.mark.slow
 @pytest.mark.timeout(600)
+def test_a_cluster_that_is_started_here_listens_on_loopback_only(engine: RayEngine):
+    family = psutil.Process().children(recursive=True)
+    listening = [
+        (process.name(), one.laddr.ip)
+        for process in family
+        for one in process.net_connections("inet")
+        if one.status == psutil.CONN_LISTEN
+    ]
+    assert len(listening) > 3
+    assert not [(name, ip) for name, ip in listening if ip not in ("127.0.0.1", "::1", "::ffff:127.0.0.1")]
+
+
+@with_ray
+@pytest.mark.slow
+@pytest.mark.timeout(600)
 def test_a_full_queue_is_full_and_costs_nobody_else(engine: RayEngine):
     works = [job(picture(seed, 192)) for seed in range(24)]
 
