@@ -186,6 +186,20 @@ def unknown_scorer(draw: Draw) -> Case:
     return post(JSON, to_json({"images": [draw.base64()], "scorers": scorers}), REFUSED | {"404"})
 
 
+def damaged_in_flow_factorys_form(draw: Draw) -> Case:
+    good = draw.base64()
+    bodies: list[Any] = [
+        {"prompt": ["a"], "image": ["not base64"]},
+        {"prompt": ["a", "b"], "image": [good]},
+        {"prompt": ["\ud800"], "image": [good]},
+        {"prompt": [5], "image": [good]},
+        {"prompt": ["a"], "image": good},
+        {"prompt": ["a"], "video": [[good]]},
+        [good],
+    ]
+    return post(JSON, to_json(draw.random.choice(bodies)), REFUSED, path="/compute")
+
+
 # Forms that are not what they should be
 
 
@@ -248,6 +262,7 @@ KINDS: dict[str, Callable[[Draw], Case]] = {
     "wrong counts": wrong_counts,
     "lone surrogates": lone_surrogates,
     "unknown scorer": unknown_scorer,
+    "damaged in Flow-Factory's form": damaged_in_flow_factorys_form,
     "parts missing or twice": parts_missing_or_twice,
     "damaged part headers": damaged_part_headers,
     "too many": too_many,

@@ -28,7 +28,7 @@ SCORER = {"name": "unipercept", "path": "pocket/weights/unipercept", "device": "
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Options of this part."""
-    parser.add_argument("--turns", type=int, default=6, help="of each side; the first of each is dropped")
+    parser.add_argument("--turns", type=int, default=8, help="of each side; the first of each is dropped")
     parser.add_argument("--turn_seconds", type=float, default=6.0, help="of one turn of one side")
     parser.add_argument("--pocket_side", type=int, default=64, help="width and height of a picture")
     parser.add_argument("--pocket_batch", type=int, default=32, help="pictures in one request")

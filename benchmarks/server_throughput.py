@@ -17,7 +17,7 @@ AIM_P99, AIM_HEALTH = 250.0, 50.0
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Options of this part."""
-    parser.add_argument("--seconds", type=float, default=20.0, help="of each of the two measurements")
+    parser.add_argument("--seconds", type=float, default=30.0, help="of each of the two measurements")
     parser.add_argument("--side", type=int, default=512, help="width and height of a picture")
     parser.add_argument("--batch", type=int, default=16, help="pictures in one request")
     parser.add_argument("--concurrency", type=int, default=4, help="requests under way at once")
