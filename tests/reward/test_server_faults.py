@@ -4,11 +4,13 @@ One server process, as `python -m reward_plugin serve` runs it, answers all of t
 """
 
 import json
+import re
 import socket
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -22,6 +24,7 @@ from benchmarks.server_host import HOST, Server
 from benchmarks.server_stamp import blank, expected, prompt_of, stamp
 from benchmarks.server_worker import Work
 from reward_plugin.client import RewardClient
+from reward_plugin.serve import ServeConfig
 
 
 @pytest.fixture(scope="module")
@@ -108,6 +111,19 @@ def test_many_clients_at_once_get_their_own_answers(server: Server):
 
     with ThreadPoolExecutor(4) as pool:
         assert [problem for problems in pool.map(ask, draws) for problem in problems if problem] == []
+
+
+def test_the_operators_page_names_what_there_is(server: Server):
+    page = (Path(__file__).parents[2] / "docs/server.md").read_text(encoding="utf-8")
+    there = server.get("/metrics")[1]
+    named = set(re.findall(r"\breward_[a-z_]+|\bprocess_[a-z_]+", page)) - {"reward_plugin"}
+    assert len(named) > 8 and {name for name in named if name not in there} == set()
+    defaults = ServeConfig()
+    rows = re.findall(r"^\| `((?:max|read)_\w+)` \| (\d+) (\w*)", page, flags=re.MULTILINE)
+    scale = {"MiB": 1 << 20, "GiB": 1 << 30}
+    limits = {name: int(number) * scale.get(unit, 1) for name, number, unit in rows}
+    assert set(limits) == {"max_items", "max_bytes", "max_waiting", "max_memory", "read_timeout"}
+    assert limits == {name: getattr(defaults, name) for name in limits}
 
 
 def test_a_soak_of_seconds(tmp_path):
