@@ -207,17 +207,17 @@ class RewardClient:
         if not images:
             return ScoreTable.computed(about.dimensions, [])
         size = part_size(len(images), min(self.batch_size, about.max_items), len(self._connection.urls))
-        parts = []
+        futures = []
         for start in range(0, len(images), size):
             part = slice(start, start + size)
             texts = None if prompts is None else prompts[part]
-            parts.append(self._requests.submit(self._score_part, images[part], texts, call))
+            futures.append(self._requests.submit(self._score_part, images[part], texts, call))
         try:
-            return ScoreTable.concat([call.result_of(part) for part in parts])
+            return ScoreTable.concat([call.result_of(future) for future in futures])
         except Exception as error:
             call.lost = error  # the other parts need not be tried any more
-            for part in parts:
-                part.cancel()
+            for future in futures:
+                future.cancel()
             raise
 
     def _score_part(self, images: list[ImageLike], prompts: list[str] | None, call: Call) -> ScoreTable:

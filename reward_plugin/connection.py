@@ -204,7 +204,7 @@ class Connection:
                 headers=None if body is None else body.headers,
                 timeout=httpx.Timeout(timeout, connect=min(timeout, CONNECT)),
             )
-        except httpx.TransportError as error:
+        except httpx.RequestError as error:
             if self._stopped.is_set():
                 raise _closed() from None
             if isinstance(error, httpx.TimeoutException) and time.monotonic() - started >= left:
@@ -258,7 +258,7 @@ def _closed() -> ServerUnavailable:
     return ServerUnavailable("the client was closed while it waited for its server")
 
 
-def _said(error: httpx.TransportError) -> str:
+def _said(error: httpx.RequestError) -> str:
     return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
 
 

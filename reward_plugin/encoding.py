@@ -58,7 +58,7 @@ def encode(image: ImageLike, raw: bool) -> Picture:
     if not raw:
         return Picture(b"", to_png(image))
     array = image if isinstance(image, np.ndarray) and _is_plain(image) else to_array(image)
-    return Picture(_npy_header(array.shape), memoryview(np.ascontiguousarray(array)).cast("B"))
+    return Picture(_npy_header(array.shape), np.ascontiguousarray(array).data.cast("B"))
 
 
 def encode_each(images: Sequence[ImageLike], raw: bool) -> tuple[list[Picture], list[str | None]]:
@@ -107,11 +107,11 @@ class Body:
             "Content-Length": str(sum(map(len, self._pieces))),
         }
 
-    def chunks(self) -> Iterator[Buffer]:
-        """The bytes, in order, in pieces of at most CHUNK."""
+    def chunks(self) -> Iterator[bytes]:
+        """The bytes, in order, in pieces of at most CHUNK: the only copy that is made of them here."""
         for piece in self._pieces:
             for start in range(0, len(piece), CHUNK):
-                yield memoryview(piece)[start : start + CHUNK]
+                yield bytes(memoryview(piece)[start : start + CHUNK])
 
 
 def _head(boundary: str, names: str, kind: str) -> bytes:

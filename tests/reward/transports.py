@@ -6,8 +6,8 @@ import json
 import socket
 import threading
 import time
-from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
 
 import httpx
 from starlette.testclient import TestClient
@@ -46,14 +46,15 @@ class Unreliable(ThreadingHTTPServer):
     daemon_threads = True
 
     def __init__(self, *answers: object, count: int = 1, describe: bool = True) -> None:
-        self.answers, self.times, self.bodies = list(answers), list[float](), list[bytes]()
+        self.answers: list[Any] = list(answers)
+        self.times, self.bodies = list[float](), list[bytes]()
         self.count, self.describe = count, describe
         super().__init__(("127.0.0.1", 0), Answer)
         threading.Thread(target=self.serve_forever, args=(0.02,), daemon=True).start()
 
-    def __exit__(self, *exc: object) -> None:
+    def server_close(self) -> None:
         self.shutdown()
-        super().__exit__(*exc)
+        super().server_close()
 
     @property
     def url(self) -> str:
@@ -72,7 +73,7 @@ class Answer(BaseHTTPRequestHandler):
         if answer == "hang up":
             self.close_connection = True
             return
-        if isinstance(answer, Callable):
+        if callable(answer):
             answer()
             answer = 200
         status, headers = answer if isinstance(answer, tuple) else (answer, {})
