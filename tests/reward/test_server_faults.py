@@ -26,6 +26,8 @@ from benchmarks.server_worker import Work
 from reward_plugin.client import RewardClient
 from reward_plugin.serve import ServeConfig
 
+ROOT = Path(__file__).parents[2]
+
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[Server]:
@@ -114,7 +116,7 @@ def test_many_clients_at_once_get_their_own_answers(server: Server):
 
 
 def test_the_operators_page_names_what_there_is(server: Server):
-    page = (Path(__file__).parents[2] / "docs/server.md").read_text(encoding="utf-8")
+    page = (ROOT / "docs/server.md").read_text(encoding="utf-8")
     there = server.get("/metrics")[1]
     named = set(re.findall(r"\breward_[a-z_]+|\bprocess_[a-z_]+", page)) - {"reward_plugin"}
     assert len(named) > 8 and {name for name in named if name not in there} == set()
@@ -126,9 +128,26 @@ def test_the_operators_page_names_what_there_is(server: Server):
     assert limits == {name: getattr(defaults, name) for name in limits}
 
 
+def test_the_figures_on_the_page_are_those_that_were_measured():
+    measured = json.loads((ROOT / "benchmarks/results/server_load.json").read_text(encoding="utf-8"))
+    page = (ROOT / "docs/server.md").read_text(encoding="utf-8")
+    assert set(server_load.PARTS) <= measured.keys() and server_load.failures(measured) == []
+    assert server_load.table(measured) in page
+
+
+def test_the_rate_and_the_latency_are_measured():
+    options = server_load.parse(["throughput", "--seconds", "0.4", "--side", "64", "--batch", "4"])
+    result = server_load.measure(options)["throughput"]
+    full, half = result["full"], result["half"]
+    assert (
+        full["images_per_second"] > 0 and full["latency_ms"]["count"] > 0 and full["health_ms"]["count"] > 0
+    )
+    assert abs(half["asked_images_per_second"] / full["images_per_second"] - 0.5) < 0.01
+
+
 def test_a_soak_of_seconds(tmp_path):
     command = (
-        "soak --minutes 0.05 --calibrate 0.5 --kill_every 1.5 --malformed 40 --schema_cases 0 "
+        "soak --minutes 0.04 --calibrate 0.3 --kill_every 1.2 --malformed 40 --schema_cases 0 "
         f"--soak_side 64 --soak_batch 4 --json {tmp_path / 'a.json'}"
     )
     options = server_load.parse(command.split())
