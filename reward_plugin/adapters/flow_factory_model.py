@@ -22,7 +22,7 @@ from reward_plugin.adapters.common import insist, open_rewards, plain, settle_we
 from reward_plugin.errors import ConfigError
 
 
-class PerceptualReward(PointwiseRewardModel):  # type: ignore[misc]
+class PerceptualReward(PointwiseRewardModel):
     """The weighted sum of perceptual scores, one number a picture.
 
     Flow-Factory has no missing score: it would train on a NaN. So a picture without a reward raises

@@ -91,8 +91,8 @@ def test_flow_factory(address: str, monkeypatch: pytest.MonkeyPatch):
 
     base = type("Base", (), {"__init__": lambda self, config, accelerator: setattr(self, "device", "cpu")})
     stand_in = SimpleNamespace(PointwiseRewardModel=base, RewardModelOutput=SimpleNamespace)
-    monkeypatch.setitem(sys.modules, "flow_factory", SimpleNamespace(rewards=stand_in))  # type: ignore[arg-type]
-    monkeypatch.setitem(sys.modules, "flow_factory.rewards", stand_in)  # type: ignore[arg-type]
+    monkeypatch.setitem(sys.modules, "flow_factory", SimpleNamespace(rewards=stand_in))
+    monkeypatch.setitem(sys.modules, "flow_factory.rewards", stand_in)
     module, _, name = in_process["reward_model"].rpartition(".")
     monkeypatch.delitem(sys.modules, module, raising=False)
     own = ("name", "reward_model", "batch_size", "async_reward", "weight", "dtype", "device", "num_workers")

@@ -8,7 +8,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import httpx
 import numpy as np
 import PIL.Image
 import pytest
@@ -46,7 +45,7 @@ class Served:
         app.include_router(router(score, owners, **limits))
         self.client = TestClient(app)
 
-    def post(self, path: str, images: Sequence[bytes], prompts: Any = None, **more: Any) -> httpx.Response:
+    def post(self, path: str, images: Sequence[bytes], prompts: Any = None, **more: Any) -> Any:
         """What Flow-Factory's client sends: its keys, base64, nothing else."""
         body = {
             "prompt": prompts,
@@ -132,7 +131,7 @@ def test_requests_that_are_refused(served: Served):
     for body, reason in bodies.items():
         answer = served.client.post("/weights/red/compute", content=body)
         assert answer.status_code == 400 and reason in answer.json()["error"]["message"], body
-    large = [served.client.post("/weights/red/compute", content=b" " * 4001)]
+    large: list[Any] = [served.client.post("/weights/red/compute", content=b" " * 4001)]
     large.append(served.post("/weights/red/compute", [b"x"] * 5))
     assert [answer.status_code for answer in large] == [413, 413]
     assert not served.asked

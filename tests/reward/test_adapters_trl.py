@@ -160,6 +160,7 @@ def train(folder: Path, functions: list[Callable[..., Any]], **options: Any) -> 
     return trainer
 
 
+@pytest.mark.timeout(600)  # importing TRL takes its time on a busy machine
 def test_trls_trainer_learns_from_it_and_leaves_missing_scores_out(tmp_path: Path):
     trainer = train(tmp_path, [reward_function(local(), WEIGHTS, render=paint_with_gaps)])
     texts, advantages = list(trainer._logs["completion"]), np.array(list(trainer._logs["advantages"]))
@@ -182,6 +183,7 @@ def test_trls_trainer_learns_from_it_and_leaves_missing_scores_out(tmp_path: Pat
     assert trainer.moved
 
 
+@pytest.mark.timeout(600)
 def test_trls_other_aggregation_takes_one_function_a_dimension(tmp_path: Path):
     functions, weights = reward_functions(local(), WEIGHTS, render=paint_with_gaps)
     options = {"reward_weights": weights, "multi_objective_aggregation": "normalize_then_sum"}
