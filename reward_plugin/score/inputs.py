@@ -115,7 +115,7 @@ def _is_picture(name: str) -> bool:
 
 def _path_list(file: Path) -> list[str]:
     paths = [line.strip() for line in _text(file).split("\n")]
-    paths = [os.path.join(file.parent, path) for path in paths if path]
+    paths = [os.path.join(os.path.dirname(file), path) for path in paths if path]
     if not paths:
         raise ConfigError(f"{file}: empty; it must list one picture a line")
     return paths
@@ -136,7 +136,7 @@ def _json_lines(file: Path, prompt: str | None) -> list[Item]:
         text = value.pop("prompt", None)
         if text is not None and not isinstance(text, str):
             raise ConfigError(f'{where}: "prompt" is a {type(text).__name__}; it must be a text')
-        image = os.path.join(file.parent, value.pop("image"))
+        image = os.path.join(os.path.dirname(file), value.pop("image"))
         items.append(Item(image, prompt if text is None else text, value))
     if not items:
         raise ConfigError(f'{file}: empty; it must have a line {{"image": PATH, ...}} for each picture')

@@ -80,6 +80,8 @@ def test_lists_bring_prompts_and_further_keys_and_are_relative_to_themselves(fol
     ]
     (folder / "deep" / "paths.txt").write_text("c.webp\n\n e.tiff \n")
     assert names("deep/paths.txt") == ["deep/c.webp", "deep/e.tiff"]
+    (folder / "here.txt").write_text("b.png")
+    assert names("here.txt") == ["b.png"]
 
 
 @pytest.mark.parametrize(
