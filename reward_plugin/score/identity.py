@@ -104,7 +104,7 @@ def _content(name: str, key: str, value: Any, options: Mapping[str, Any]) -> str
         return fingerprint(value) if value.is_file() else None
     try:
         path = _source(name, key, str(value), options)
-        return path and fingerprint(path, weights=key not in SETTINGS_ONLY)
+        return None if path is None else fingerprint(path, weights=key not in SETTINGS_ONLY)
     except (RewardError, OSError):
         return None  # loading it will say what is wrong
 

@@ -19,7 +19,7 @@ from reward_plugin.__main__ import build_parser, main
 from reward_plugin.client import RewardClient
 from reward_plugin.errors import RequestRefused
 from reward_plugin.score.identity import scored_by
-from reward_plugin.scorers import SCORERS
+from reward_plugin.scorers import SCORERS, build_scorer
 from reward_plugin.serve import ServeConfig
 from tests.reward.golden import CHECKPOINT, FOLDER, TOLERANCE, expected
 
@@ -96,18 +96,19 @@ def test_a_server_process_scores_exactly_and_stops_when_asked(tmp_path: Path):
 
 def test_a_restarted_server_is_waited_for(tmp_path: Path):
     scorers, port = [{"name": "pixels"}], free_port()
-    image = np.full((8, 8, 3), (255, 0, 0), np.uint8)
+    image, other = (np.full((8, 8, 3), colour, np.uint8) for colour in ((255, 0, 0), (9, 90, 200)))
     with running_server(tmp_path / "first.yaml", scorers=scorers, port=port) as (first, url):
         with RewardClient(url, max_outage=150) as client:
             client.wait_ready(150)
-            before = client.score([image]).values
+            client.score([image])
             first.send_signal(signal.SIGKILL)
             first.wait()
-            future = client.submit([image])
+            future = client.submit([other])  # the client remembers the scores of the first
             time.sleep(0.5)
             assert not future.done()
             with running_server(tmp_path / "second.yaml", scorers=scorers, port=port):
-                np.testing.assert_array_equal(future.result(150).values, before)
+                expected = build_scorer({"name": "pixels"}).score([other]).values
+                np.testing.assert_array_equal(future.result(150).values, expected)
 
 
 def test_score_prints_a_line_for_each_image_and_fails_if_one_failed(capsys: pytest.CaptureFixture[str]):

@@ -14,7 +14,7 @@ from transformers.models.clip.image_processing_pil_clip import CLIPImageProcesso
 from reward_plugin.errors import CheckpointError, ConfigError
 from reward_plugin.scorers import SCORERS, build_scorer, build_scorers, clip, pixels, pyiqa
 from reward_plugin.scorers.clip import ClipScorer
-from reward_plugin.types import Scorer
+from reward_plugin.types import ImageLike, Scorer
 from tests.reward.golden import CHECKPOINT, FOLDER
 from tests.reward.helpers import plain
 
@@ -224,7 +224,7 @@ class MeanRed:
 
 def test_pyiqa_scores_each_image_at_its_own_size():
     scorer = pyiqa.PyiqaScorer(MeanRed(), "redness")
-    images = [plain(51, 0), plain(1, 1, (2, 2)), b"junk", plain(255, 3, (9, 5))]
+    images: list[ImageLike] = [plain(51, 0), plain(1, 1, (2, 2)), b"junk", plain(255, 3, (9, 5))]
     table = scorer.score(images)
     np.testing.assert_allclose(table.column("redness"), [0.2, np.nan, np.nan, 1], atol=1e-6)
     assert table.errors[1] == "redness failed: Kernel size can't be greater than actual input size"
