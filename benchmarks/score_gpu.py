@@ -114,17 +114,9 @@ def measure(
     one = to_input(resized[:1], sizes.image, device)
     _forget_peak(device)
     reference = published_way(checkpoint, one).float()
-    result: dict[str, Any] = {
-        "date": date.today().isoformat(),
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
-        "versions": {"torch": torch.__version__, "transformers": transformers.__version__},
-        "options": {
-            "dtype": str(dtype),
-            "attention": attention,
-            "compile": compile,
-            "resize": resize,
-            "quantise": kind,
-        },
+    options = {"dtype": str(dtype), "attention": attention, "compile": compile, "resize": resize}
+    result = _machine(device) | {
+        "options": options | {"quantise": kind},
         "matmul_tflops": rate / 1e12,
         "tflop_per_image": operations(sizes) / 1e12,
         "published_peak_gb": _peak(device),
@@ -154,6 +146,14 @@ def measure(
         if "OutOfMemory" in row.get("error", ""):
             break  # the next ones are larger
     return result
+
+
+def _machine(device: torch.device) -> dict[str, Any]:
+    return {
+        "date": date.today().isoformat(),
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
+        "versions": {"torch": torch.__version__, "transformers": transformers.__version__},
+    }
 
 
 def _row(

@@ -132,7 +132,6 @@ class RatingEngine:
         system = checkpoint.system_message if system_message is None else system_message
         texts = [conversation(text, checkpoint.num_image_tokens, system) for text in questions.values()]
         log_prompt(texts[0])
-
         device = self.model.device
         packed = pack([checkpoint.tokenizer(text).input_ids for text in texts])
         self._ids = packed.input_ids.to(device)
@@ -148,11 +147,13 @@ class RatingEngine:
 
         self._run: Callable[..., torch.Tensor] = decoder_layer
         if compile:
-            backend = "inductor" if compile is True else compile
-            check_backend(backend, device)
-            self._run = torch.compile(decoder_layer, backend=backend)
-            for layer in self.model.model.vision_tower.encoder.layer:
-                layer.compile(backend=backend)
+            self._compile("inductor" if compile is True else compile)
+
+    def _compile(self, backend: str) -> None:
+        check_backend(backend, self.model.device)
+        self._run = torch.compile(decoder_layer, backend=backend)
+        for layer in self.model.model.vision_tower.encoder.layer:
+            layer.compile(backend=backend)
 
     def letter_logits(self, pixels: torch.Tensor) -> torch.Tensor:
         """Logits of the 101 answers to each question: [B, 3, S, S] -> float32 [B, K, 101]. Differentiable.
