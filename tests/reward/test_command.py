@@ -94,6 +94,13 @@ def test_a_server_process_scores_exactly_and_stops_when_asked(tmp_path: Path):
     assert log.count("prompt:") == 1 and "Traceback" not in log and "secret" not in log
 
 
+def test_help_names_what_a_command_alone_takes(capsys: pytest.CaptureFixture[str]):
+    for name, takes in (("vqa", True), ("score", False)):
+        with pytest.raises(SystemExit):
+            main([name, "--help"])
+        assert (".json files of a benchmark" in " ".join(capsys.readouterr().out.split())) is takes
+
+
 def test_a_restarted_server_is_waited_for(tmp_path: Path):
     scorers, port = [{"name": "pixels"}], free_port()
     image, other = (np.full((8, 8, 3), colour, np.uint8) for colour in ((255, 0, 0), (9, 90, 200)))
