@@ -31,6 +31,8 @@ log = logging.getLogger(__name__)
 OPEN = frozenset({"/health", "/ready", "/docs", "/openapi.json"})
 #: Seconds for which the rest of a refused request is still taken from the connection.
 DRAIN_SECONDS = 5.0
+#: The status of those whose rest has been waited for already.
+TOO_SLOW = 408
 #: Recorded, not sent: the client hung up.
 HUNG_UP = 499
 _REQUEST_ID = re.compile(r"[\w.:@-]{1,128}", re.ASCII)
@@ -125,9 +127,10 @@ class _Exchange:
 
     async def send(self, message: Message) -> None:
         if message["type"] == "http.response.start":
-            self.status, self._drains = message["status"], self.unread
+            self.status = message["status"]
+            self._drains = self.unread and self.status != TOO_SLOW
             headers = [*message.get("headers", ()), (b"x-request-id", request_id.get().encode())]
-            headers += [(b"connection", b"close")] if self._drains else []
+            headers += [(b"connection", b"close")] if self.unread else []
             message = {**message, "headers": headers}
         elif self._drains and not message.get("more_body", False):
             await self.to_client({**message, "more_body": True})  # all of the answer, but not yet the end

@@ -1,0 +1,175 @@
+"""The engine of one process: what is scored together, what is dropped, what a request may cost others."""
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import PIL.Image
+import pytest
+
+from reward_plugin.errors import ConfigError, ScorerFailed, TooLarge
+from reward_plugin.images import to_npy, to_png
+from reward_plugin.local_engine import FAILURES, LocalEngine
+from reward_plugin.queueing import Full, ScoreJob
+from reward_plugin.types import ImageLike, ScoreTable
+from tests.reward.helpers import Broken, ChannelMeans, PromptLength, plain
+
+
+class Picky(ChannelMeans):
+    """Fails as a whole when one of its pictures is black."""
+
+    def score(self, images: Sequence[ImageLike], prompts: Sequence[str] | None = None) -> ScoreTable:
+        table = super().score(images, prompts)
+        if (table.values == 0).all(axis=1).any():
+            raise RuntimeError("a black picture")
+        return table
+
+
+class TakesArrays(ChannelMeans):
+    """Notes what it gets."""
+
+    takes_arrays = True
+
+    def score(self, images: Sequence[ImageLike], prompts: Sequence[str] | None = None) -> ScoreTable:
+        self.kinds = [type(image) for image in images]
+        return super().score([np.asarray(image) for image in images], prompts)
+
+
+def job(*colours: int, scorers: tuple[str, ...] = ("channels",), **options: Any) -> ScoreJob:
+    return ScoreJob([to_npy(plain(red, 1)) for red in colours], None, scorers, **options)
+
+
+async def several(engine: LocalEngine, channels: ChannelMeans, *jobs: ScoreJob) -> list[Any]:
+    """Outcomes of jobs that all wait while another one is scored."""
+    channels.go.clear()
+    first = asyncio.ensure_future(engine.run(job(1)))
+    while not channels.waiting:
+        await asyncio.sleep(0.01)
+    others = [asyncio.ensure_future(engine.run(one)) for one in jobs]
+    await asyncio.sleep(0.2)
+    channels.go.set()
+    await first
+    return await asyncio.gather(*others, return_exceptions=True)
+
+
+class Held(Picky):
+    """Tells a test that it has begun."""
+
+    waiting = False
+
+    def score(self, images: Sequence[ImageLike], prompts: Sequence[str] | None = None) -> ScoreTable:
+        self.waiting = True
+        return super().score(images, prompts)
+
+
+def reds(tables: Sequence[ScoreTable]) -> list[list[float]]:
+    return [table.column("red").tolist() for table in tables]
+
+
+def test_waiting_requests_are_scored_together_up_to_a_size_and_get_their_own_rows():
+    channels = Held()
+    engine = LocalEngine([channels, PromptLength()], coalesce=4)
+    other = ScoreJob([to_npy(plain(9, 9))], ("four",), ("letters", "channels"))
+    jobs = [job(2, 3), job(4), job(5), job(6), job(7, 8), other]
+    tables = asyncio.run(several(engine, channels, *jobs))
+    engine.close()
+    assert reds(tables) == [[2, 3], [4], [5], [6], [7, 8], [9]]
+    assert tables[-1].dimensions == ("letters", "red", "green")
+    # the second job is decoded while the first is scored; those after it are put together
+    assert sum(channels.batches) == 9 and max(channels.batches) in (3, 4) and len(channels.batches) < 7
+
+
+def test_alone_by_default():
+    channels = Held()
+    engine = LocalEngine([channels])
+    asyncio.run(several(engine, channels, job(2), job(3)))
+    engine.close()
+    assert channels.batches == [1, 1, 1]
+
+
+def test_a_request_that_makes_the_scorer_fail_costs_the_others_nothing():
+    channels = Held()
+    engine = LocalEngine([channels], coalesce=100)
+    black = ScoreJob([to_npy(plain(0, 0))], None, ("channels",))
+    outcomes = asyncio.run(several(engine, channels, job(2), job(3), black, job(4)))
+    engine.close()
+    assert isinstance(outcomes[2], ScorerFailed)
+    assert reds([outcomes[i] for i in (0, 1, 3)]) == [[2], [3], [4]]
+
+
+def test_one_job_too_many_is_told_to_come_back():
+    channels = Held()
+    engine = LocalEngine([channels], max_waiting=1)
+    outcomes = asyncio.run(several(engine, channels, job(2), job(3)))
+    engine.close()
+    assert isinstance(outcomes[1], Full) and outcomes[1].retry_after >= 1
+    assert reds(outcomes[:1]) == [[2]] and engine.jobs == 0
+
+
+def test_a_cancelled_job_is_not_scored_and_holds_nothing():
+    async def story() -> None:
+        channels.go.clear()
+        scored = asyncio.ensure_future(engine.run(job(1)))
+        while not channels.waiting:
+            await asyncio.sleep(0.01)
+        waiting = [asyncio.ensure_future(engine.run(job(2, 3))) for _ in range(5)]
+        await asyncio.sleep(0.1)
+        for task in waiting:
+            task.cancel()
+        await asyncio.wait(waiting)
+        assert engine.jobs == 1 and not engine._waiting
+        scored.cancel()
+        await asyncio.sleep(0.1)
+        assert engine.jobs == 1  # its pictures are in use
+        channels.go.set()
+        await asyncio.wait([scored])
+        assert engine.jobs == 0 and reds([await engine.run(job(4))]) == [[4]]
+
+    channels = Held()
+    engine = LocalEngine([channels])
+    asyncio.run(story())
+    engine.close()
+    assert channels.batches == [1, 1]
+
+
+def test_pictures_together_have_a_limit_and_bombs_are_not_decoded():
+    def png(side: int) -> bytes:
+        return to_png(PIL.Image.new("RGB", (side, side)))
+
+    engine = LocalEngine([Held()], max_total_pixels=5000)
+    with pytest.raises(TooLarge, match="more than 5000 pixels: send fewer"):
+        asyncio.run(engine.run(ScoreJob([png(40)] * 4, None, ("channels",))))
+    bomb = ScoreJob([png(30), png(60)], None, ("channels",), max_pixels=1000)
+    scorer = TakesArrays()
+    engine = LocalEngine([scorer], max_total_pixels=5000)
+    table = asyncio.run(engine.run(bomb))
+    assert table.errors[0] is None and "60x60 is more than 1000 pixels" in str(table.errors[1])
+
+
+def test_arrays_are_handed_over_as_they_are_to_scorers_that_take_them():
+    arrays, pictures = TakesArrays(), PromptLength()
+    engine = LocalEngine([arrays, pictures])
+    images = [to_npy(plain(3, 4)), to_png(plain(5, 6)), b"junk"]
+    table = asyncio.run(engine.run(ScoreJob(images, ("a", "bb", "c"), ("channels", "letters"))))
+    engine.close()
+    assert arrays.kinds == [np.ndarray, PIL.Image.Image]
+    np.testing.assert_array_equal(table.values, [[3, 4, 1], [5, 6, 2], [np.nan] * 3])
+
+
+def test_an_engine_that_always_fails_says_so():
+    engine = LocalEngine([Broken()])
+    for _ in range(FAILURES):
+        assert engine.trouble() is None
+        with pytest.raises(ScorerFailed, match="out of memory"):
+            asyncio.run(engine.run(job(1, scorers=("broken",))))
+    assert "out of memory" in str(engine.trouble())
+    engine.close()
+    assert engine.trouble() == "the server is stopping"
+
+
+def test_scorers_need_different_names():
+    other = ChannelMeans()
+    other.dimensions = ("blue", "yellow")  # type: ignore[assignment]
+    with pytest.raises(ConfigError, match="same name"):
+        LocalEngine([ChannelMeans(), other])
