@@ -109,8 +109,7 @@ class _Job:
             out.start(columns)
         at = iter(todo)
         failed = 0
-        bar = tqdm(total=len(todo), unit="img", disable=not _shows_progress(self.prints), smoothing=0.1)
-        with bar:
+        with _progress_bar(len(todo), self.prints) as bar:
             for batch, table in self._scored([self.items[i] for i in todo]):
                 new = make_rows([loaded.item for loaded in batch], table, self.backend.scored_by)
                 if out is not None:
@@ -239,11 +238,13 @@ def _stopped(job: _Job, config: ScoreConfig, how: str) -> None:
     _say(f"{how}: {job.done} of {len(job.items)} pictures are scored{where}")
 
 
-def _shows_progress(prints: bool) -> bool:
-    """Where a person looks on, and rows do not appear among it, be it through a pipe."""
-    if not sys.stderr.isatty():
-        return False
-    return not prints or stat.S_ISREG(os.fstat(sys.stdout.fileno()).st_mode)
+def _progress_bar(total: int, prints: bool) -> tqdm:
+    """Drawn where a person looks on, and rows do not appear among it, be it through a pipe."""
+    shown = sys.stderr.isatty() and (not prints or stat.S_ISREG(os.fstat(sys.stdout.fileno()).st_mode))
+    # the terminal of a container may have no size, and tqdm would draw nothing in it
+    unknown = shown and not all(os.get_terminal_size(sys.stderr.fileno()))
+    columns, lines = (80, 24) if unknown else (None, None)
+    return tqdm(total=total, unit="img", disable=not shown, smoothing=0.1, ncols=columns, nrows=lines)
 
 
 def _say(message: str) -> None:

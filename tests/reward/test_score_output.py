@@ -1,7 +1,10 @@
 """Files of rows: killed at any point and gone on with, they are those of a run that was left alone."""
 
+import contextlib
 import csv
 import json
+import os
+import pty
 import signal
 import subprocess
 import sys
@@ -192,3 +195,17 @@ def test_an_interrupt_leaves_a_file_and_says_how_to_go_on(pictures: Path, tmp_pa
     assert f"of 30 pictures are scored; they are in {out}, and the same command goes on" in error
     assert [file.name for file in tmp_path.iterdir()] == [out.name]
     assert 3 <= len(read(out)) < 30
+
+
+def test_a_terminal_shows_progress_even_where_it_has_no_size(pictures: Path, tmp_path: Path):
+    ours, theirs = pty.openpty()  # of 0 columns and 0 lines, as in some containers
+    command = [sys.executable, "-m", "reward_plugin", "score", str(pictures), *PIXELS]
+    process = subprocess.Popen([*command, "--out", str(tmp_path / "a.csv")], cwd=ROOT, stderr=theirs)
+    os.close(theirs)
+    shown = b""
+    with contextlib.suppress(OSError):  # the other end is closed
+        while part := os.read(ours, 4096):
+            shown += part
+    os.close(ours)
+    assert process.wait(60) == 3
+    assert b"loading pixels" in shown and b"30/30" in shown and b"1 failed" in shown
