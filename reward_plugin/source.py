@@ -10,7 +10,7 @@ from reward_plugin.errors import CheckpointError
 
 #: What a model is made of. Neither code nor pickles are downloaded.
 PATTERNS = ("*.json", "*.txt", "*.safetensors")
-_REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+")
+_REPOSITORY = re.compile(r"\w[\w.-]*/[\w.-]+")
 
 
 def find_folder(path: str | Path, revision: str | None = None, patterns: Sequence[str] = PATTERNS) -> Path:

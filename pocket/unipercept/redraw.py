@@ -106,7 +106,9 @@ def scenes(
     captions, "train" the others.
     """
     subjects, painted = world.load_subjects(cache), world.painted()
-    pictures, captions, areas = [], [], []
+    pictures: list[Pixels] = []
+    captions: list[str] = []
+    areas: list[float] = []
     while len(pictures) < count:
         scene = world.draw_scene(rng, len(subjects))
         scene = world.Scene(int(rng.choice(painted)), scene.size, scene.place, scene.background)

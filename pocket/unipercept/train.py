@@ -185,8 +185,10 @@ class Run:
         """
         if path.is_dir():
             weights = load_checkpoint(path).model.state_dict()
-            self.rater.model.load_state_dict(weights)
-            self.average.module.model.load_state_dict(weights)
+            average = self.average.module
+            assert isinstance(average, Rater)
+            for rater in (self.rater, average):
+                rater.model.load_state_dict(weights)
             return
         state = torch.load(path, weights_only=True)
         for name in ("rater", "average", *HEADS, *(("optimizer",) if resume else ())):
