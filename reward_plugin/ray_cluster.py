@@ -94,6 +94,7 @@ def _start(options: RayOptions, cores: float, common: dict[str, Any]) -> Any:
     for left in reversed(range(STARTS)):
         try:
             return ray.init(
+                "local",  # without it, Ray would join a cluster that it finds on this machine
                 # cores are counted, not taken: a small machine may run more replicas than it has cores
                 num_cpus=max(os.cpu_count() or 1, math.ceil(cores)),
                 include_dashboard=False,

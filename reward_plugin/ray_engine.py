@@ -157,7 +157,7 @@ class RayEngine:
                 log.warning("request %s: a replica of %s died: %s", request or "-", scorer, reason)
                 if deaths > self.options.retries:
                     raise ScorerFailed(
-                        f"scorer {scorer!r}: {deaths} replicas died over this request"
+                        f"scorer {scorer!r}: this request took a replica with it {deaths} times"
                     ) from None
                 self.resent += 1
             except (RayError, RayServeException) as error:
