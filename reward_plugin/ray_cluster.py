@@ -8,6 +8,7 @@ import os
 import re
 import secrets
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 from reward_plugin.access import is_loopback
@@ -111,12 +112,19 @@ def _start(options: RayOptions, cores: float, common: dict[str, Any]) -> Any:
 def leave(names: Sequence[str], started_here: bool) -> None:
     """Stop the applications `names`, and the cluster where it was started here."""
     import ray
-    from ray import serve
 
     if not started_here:  # in our own cluster they end with it
-        for name in names:
-            serve.delete(name)
+        leave_applications(names)
     ray.shutdown()
+
+
+def leave_applications(names: Sequence[str]) -> None:
+    """Remove applications from the cluster."""
+    from ray import serve
+
+    for name in names:
+        with suppress(Exception):  # of one that is not there, or of a cluster that is not
+            serve.delete(name)
 
 
 def deploy(specs: Sequence[Mapping[str, Any]], options: RayOptions) -> dict[str, Any]:
@@ -152,7 +160,9 @@ def deploy(specs: Sequence[Mapping[str, Any]], options: RayOptions) -> dict[str,
     try:
         handles = serve.run_many(targets)
     except RuntimeError as error:
-        raise reason(str(error)) from None
+        report = f"{error}\n{_messages([target.name for target in targets])}"
+        leave_applications([target.name for target in targets])
+        raise reason(report) from None
     return {target.name: handle for target, handle in zip(targets, handles, strict=True)}
 
 
@@ -170,6 +180,19 @@ def running_replicas(names: Sequence[str]) -> dict[str, int]:
         )
         for name in names
     }
+
+
+def _messages(names: Sequence[str]) -> str:
+    """What Ray says of deployments, with the tracebacks of replicas that did not start."""
+    from ray import serve
+
+    applications = serve.status().applications
+    return "\n".join(
+        deployment.message
+        for name in names
+        if name in applications
+        for deployment in applications[name].deployments.values()
+    )
 
 
 def _check_resources(specs: Sequence[Mapping[str, Any]], each: Sequence[RayOptions]) -> None:

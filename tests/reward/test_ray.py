@@ -315,3 +315,14 @@ def test_a_request_too_many_for_the_cluster_is_an_error_not_a_wait(engine: RayEn
 
     with pytest.raises(ConfigError, match=r"num_gpus: 1000 GPUs are wanted \(pixels 1000\), the cluster has"):
         ray_cluster.deploy([{"name": "pixels"}], RayOptions(num_gpus=1000))
+
+
+@with_ray
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_a_scorer_that_cannot_be_built_is_told_as_in_one_process(engine: RayEngine):
+    from reward_plugin import ray_cluster
+
+    options = RayOptions(name=f"{engine.options.name}-bad", num_cpus=0.1)
+    with pytest.raises(ConfigError, match="^scorer 'pixels': unknown option 'nonsense'"):
+        ray_cluster.deploy([{"name": "pixels", "nonsense": 1}], options)
