@@ -165,10 +165,10 @@ def _parse_header(header: bytes) -> tuple[str, str]:
     """Name and content type of a part."""
     fields = {}
     for line in header.split(b"\r\n"):
-        name, colon, value = line.partition(b":")
+        field, colon, value = line.partition(b":")
         if not colon:
             raise ProtocolError("damaged multipart body: a header line without a colon")
-        fields[name.strip().lower()] = value.strip()
+        fields[field.strip().lower()] = value.strip()
     encoding = fields.get(b"content-transfer-encoding", b"binary").lower()
     if encoding not in (b"binary", b"8bit", b"7bit"):
         raise ProtocolError("a part with a content-transfer-encoding; send the bytes as they are")

@@ -17,11 +17,11 @@ def describe(
     """Built scorers, in order, with the config entries that they were built from where those are known."""
     return tuple(
         ScorerInfo(scorer.name, tuple(scorer.dimensions), dict(scorer.ranges), *provenance(spec))
-        for scorer, spec in zip(scorers, specs or [None] * len(scorers), strict=True)
+        for scorer, spec in zip(scorers, specs or [{}] * len(scorers), strict=True)
     )
 
 
-def provenance(spec: Mapping[str, Any] | None) -> tuple[str | None, str | None, str | None]:
+def provenance(spec: Mapping[str, Any]) -> tuple[str | None, str | None, str | None]:
     """Model, revision and precision of a config entry `{name: ..., path: ..., option: ...}`.
 
     Of a local folder only its own name is told, not the way to it, and as revision the first digits of a
@@ -29,7 +29,7 @@ def provenance(spec: Mapping[str, Any] | None) -> tuple[str | None, str | None, 
     """
     from reward_plugin.scorers import SCORERS
 
-    if spec is None or spec.get("name") not in SCORERS:
+    if spec.get("name") not in SCORERS:  # not known how it was built
         return None, None, None
     parameters = inspect.signature(SCORERS[spec["name"]]).parameters.values()
     options = {p.name: p.default for p in parameters if p.default is not p.empty} | dict(spec)

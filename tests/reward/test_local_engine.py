@@ -40,7 +40,7 @@ def job(*colours: int, scorers: tuple[str, ...] = ("channels",), **options: Any)
     return ScoreJob([to_npy(plain(red, 1)) for red in colours], None, scorers, **options)
 
 
-async def several(engine: LocalEngine, channels: ChannelMeans, *jobs: ScoreJob) -> list[Any]:
+async def several(engine: LocalEngine, channels: "Held", *jobs: ScoreJob) -> list[Any]:
     """Outcomes of jobs that all wait while another one is scored."""
     channels.go.clear()
     first = asyncio.ensure_future(engine.run(job(1)))
@@ -170,6 +170,6 @@ def test_an_engine_that_always_fails_says_so():
 
 def test_scorers_need_different_names():
     other = ChannelMeans()
-    other.dimensions = ("blue", "yellow")  # type: ignore[assignment]
+    other.dimensions = ("blue", "yellow")
     with pytest.raises(ConfigError, match="same name"):
         LocalEngine([ChannelMeans(), other])
