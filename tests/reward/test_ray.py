@@ -324,5 +324,5 @@ def test_a_scorer_that_cannot_be_built_is_told_as_in_one_process(engine: RayEngi
     from reward_plugin import ray_cluster
 
     options = RayOptions(name=f"{engine.options.name}-bad", num_cpus=0.1)
-    with pytest.raises(ConfigError, match="^scorer 'pixels': unknown option 'nonsense'"):
+    with pytest.raises(ConfigError, match=r"^scorer 'pixels': unknown option 'nonsense'"):
         ray_cluster.deploy([{"name": "pixels", "nonsense": 1}], options)
