@@ -68,6 +68,7 @@ class RewardConfig:
         scorers: Scorers to run in this process, each a mapping with `name` and its options.
         token_file: File with the server's shared secret; without one, the variable REWARD_TOKEN. The secret
             itself is no key, because the configuration is written into the run directory.
+        ca_file: Certificates (PEM) to trust an https server by, instead of those that the machine trusts.
         timeout: Seconds for one attempt at one request.
         max_outage: Seconds without a usable answer from any server; then the run stops with a checkpoint.
         batch_size: Pictures in one request.
@@ -78,6 +79,7 @@ class RewardConfig:
     url: str | list[str] | None = None
     scorers: list[dict[str, Any]] | None = None
     token_file: str | None = None
+    ca_file: str | None = None
     timeout: float = 120.0
     max_outage: float = 300.0
     batch_size: int = 32

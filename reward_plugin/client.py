@@ -38,6 +38,8 @@ class RewardsConfig:
         scorers: What to load into this process, as in a server's config.
         token_file: File with the server's shared secret, where it asks for one; without it, the variable
             REWARD_TOKEN. The secret itself is no key: configurations are written into run directories.
+        ca_file: Certificates (PEM) to trust an https server by, instead of those that the machine trusts: a
+            private authority's, or the server's own.
         timeout: Seconds for one attempt at one request.
         max_outage: Seconds without a usable answer, after which no further attempt is made.
         batch_size: Most pictures in one request.
@@ -46,6 +48,7 @@ class RewardsConfig:
     url: str | list[str] | None = None
     scorers: list[dict[str, Any]] | None = None
     token_file: str | None = None
+    ca_file: str | None = None
     timeout: float = 120.0
     max_outage: float = 300.0
     batch_size: int = 32
@@ -79,6 +82,7 @@ def build_rewards(config: RewardsConfig | Mapping[str, Any]) -> Rewards:
     return RewardClient(
         config.url or (),
         token=read_token(config.token_file),
+        ca_file=config.ca_file,
         timeout=config.timeout,
         max_outage=config.max_outage,
         batch_size=config.batch_size,
@@ -98,6 +102,7 @@ class RewardClient:
         urls: str | Sequence[str],
         *,
         token: str | None = None,
+        ca_file: str | None = None,
         timeout: float = 120.0,
         max_outage: float = 300.0,
         batch_size: int = 32,
@@ -110,6 +115,7 @@ class RewardClient:
         Args:
             urls: `http://host:port` of one or several servers with the same scorers.
             token: sent as bearer token.
+            ca_file: certificates (PEM) to trust an https server by, instead of those that the machine trusts.
             timeout: seconds for one attempt at one request.
             max_outage: seconds without a usable answer, after which a request makes no further attempt.
             batch_size: most pictures in one request; larger submissions are split.
@@ -127,6 +133,7 @@ class RewardClient:
         self._connection = Connection(
             addresses,
             token=token,
+            ca_file=ca_file,
             timeout=timeout,
             max_outage=max_outage,
             max_connections=threads,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import ssl
 import threading
 import time
 from collections.abc import Mapping, Sequence
@@ -90,6 +91,7 @@ class Connection:
         urls: Sequence[str],
         *,
         token: str | None,
+        ca_file: str | None = None,
         timeout: float,
         max_outage: float,
         max_connections: int,
@@ -108,6 +110,7 @@ class Connection:
             headers={"Authorization": f"Bearer {token}"} if token else {},
             limits=httpx.Limits(max_connections=max_connections, max_keepalive_connections=max_connections),
             transport=transport,
+            verify=True if ca_file is None else _trust(ca_file),
             trust_env=False,  # a proxy for the outside world must not come between trainer and server
         )
         self._stopped = threading.Event()
@@ -252,6 +255,17 @@ class Connection:
         except httpx.TransportError as error:
             return _said(error)
         return None if response.status_code == 200 else f"HTTP {response.status_code}: {response.text[:200]}"
+
+
+def _trust(ca_file: str) -> ssl.SSLContext:
+    try:
+        return ssl.create_default_context(cafile=ca_file)
+    except ssl.SSLError:
+        raise ConfigError(f"ca_file {ca_file}: holds no certificates in PEM form") from None
+    except OSError as error:
+        raise ConfigError(
+            f"ca_file {ca_file}: {error.strerror}; name a file of certificates in PEM form"
+        ) from None
 
 
 def _closed() -> ServerUnavailable:

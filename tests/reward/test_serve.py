@@ -5,7 +5,6 @@ import http.client
 import json
 import shutil
 import socket
-import ssl
 import subprocess
 import threading
 import time
@@ -14,9 +13,11 @@ from typing import Any
 
 import httpx
 import pytest
+import trustme
 
 from reward_plugin.app import Limits, build_app
-from reward_plugin.errors import ConfigError
+from reward_plugin.client import RewardClient
+from reward_plugin.errors import ConfigError, RequestRefused, ServerUnavailable
 from reward_plugin.images import to_npy, to_png
 from reward_plugin.serve import ServeConfig, serve
 from reward_plugin.server.openapi import CURL, PYTHON
@@ -24,7 +25,6 @@ from reward_plugin.wire import ScoreRequest, encode_request
 from tests.reward.helpers import ChannelMeans, PromptLength, plain
 from tests.reward.serving import serving, until
 
-PEM = Path(__file__).parent / "tls" / "server.pem"
 #: Connections are not kept, so that a server can stop at once.
 CLIENT = httpx.Client(trust_env=False, timeout=60, headers={"Connection": "close"})
 
@@ -155,20 +155,35 @@ def test_health_answers_while_large_requests_are_read_and_scored():
     assert sorted(seconds)[len(seconds) // 2] < 0.1  # generous, for a busy machine
 
 
-def test_tls_with_a_token_of_a_file(tmp_path: Path):
-    context = ssl.create_default_context(cafile=PEM)
-    with serving(build_app([ChannelMeans()], token="s"), ssl_certfile=PEM) as port:
-        with httpx.Client(verify=context, trust_env=False, base_url=f"https://127.0.0.1:{port}") as client:
-            assert client.get("/v1/scorers").status_code == 401
-            assert client.get("/v1/scorers", headers={"Authorization": "Bearer s"}).status_code == 200
+def test_tls_with_a_token_and_an_authority_of_its_own(tmp_path: Path):
+    authority = trustme.CA()
+    served, trusted = tmp_path / "server.pem", str(tmp_path / "authority.pem")
+    authority.issue_cert("127.0.0.1").private_key_and_cert_chain_pem.write_to_path(str(served))
+    authority.cert_pem.write_to_path(trusted)
+    with serving(build_app([ChannelMeans()], token="s"), ssl_certfile=served) as port:
+        address = f"https://127.0.0.1:{port}"
+        with RewardClient(address, token="s", ca_file=trusted) as rewards:
+            assert rewards.score([plain(7, 8)]).values.tolist() == [[7.0, 8.0]]
+        with RewardClient(address, ca_file=trusted) as stranger, pytest.raises(RequestRefused, match="401"):
+            stranger.score([plain(7, 8)])
+        with RewardClient(address, token="s", max_outage=0) as wary:
+            with pytest.raises(ServerUnavailable, match="CERTIFICATE_VERIFY_FAILED"):
+                wary.score([plain(7, 8)])
         with pytest.raises(httpx.TransportError):
             get(port, "/health")
+
+
+def test_authorities_that_cannot_be_read(tmp_path: Path):
+    with pytest.raises(ConfigError, match="ca_file gone.pem: No such file"):
+        RewardClient("https://127.0.0.1:1", ca_file="gone.pem")
+    with pytest.raises(ConfigError, match="holds no certificates"):
+        RewardClient("https://127.0.0.1:1", ca_file=__file__)
 
 
 @pytest.mark.parametrize(
     ("settings", "reason"),
     [
-        ({"tls_key": PEM}, "set tls_certificate, too"),
+        ({"tls_key": Path("key.pem")}, "set tls_certificate, too"),
         ({"tls_certificate": Path("gone.pem")}, "tls_certificate gone.pem: no such file"),
         ({"tls_certificate": Path(__file__)}, "cannot be used with its key"),
         ({"host": "0.0.0.0"}, "a token is required"),
