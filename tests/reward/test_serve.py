@@ -174,7 +174,7 @@ def test_tls_with_a_token_and_an_authority_of_its_own(tmp_path: Path):
 
 
 def test_authorities_that_cannot_be_read(tmp_path: Path):
-    with pytest.raises(ConfigError, match="ca_file gone.pem: No such file"):
+    with pytest.raises(ConfigError, match=r"ca_file gone\.pem: No such file"):
         RewardClient("https://127.0.0.1:1", ca_file="gone.pem")
     with pytest.raises(ConfigError, match="holds no certificates"):
         RewardClient("https://127.0.0.1:1", ca_file=__file__)
