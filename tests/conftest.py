@@ -15,10 +15,16 @@ os.environ |= {
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import random
+import signal
 import sys
 
 import numpy as np
 import pytest
+
+
+# Under nohup, or in the background of a script, these are ignored, and the commands that tests start would inherit it.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 @pytest.fixture(autouse=True)
