@@ -21,7 +21,7 @@ import sys
 import numpy as np
 import pytest
 
-# Under nohup, or in the background of a script, these are ignored, and the commands that tests start would inherit it.
+# Ignored under nohup or in the background of a script, which the commands that tests start would inherit.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
