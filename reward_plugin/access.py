@@ -1,9 +1,10 @@
-"""Who may talk to a reward server: the shared secret, and which addresses do without one."""
+"""Who may talk to a reward server and who is trusted to be one: secrets, addresses, certificates."""
 
 from __future__ import annotations
 
 import ipaddress
 import os
+import ssl
 from pathlib import Path
 
 from reward_plugin.errors import ConfigError
@@ -36,3 +37,17 @@ def is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return False
+
+
+def trust(ca_file: Path | str) -> ssl.SSLContext:
+    """TLS with the certificates of a file, and none else, to trust a server by.
+
+    Raises:
+        ConfigError: the file is not there or holds no certificates.
+    """
+    try:
+        return ssl.create_default_context(cafile=ca_file)
+    except ssl.SSLError:
+        raise ConfigError(f"ca_file {ca_file}: holds no certificates in PEM form") from None
+    except OSError as error:
+        raise ConfigError(f"ca_file {ca_file}: {error.strerror}; name a file of PEM certificates") from None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import ssl
 import threading
 import time
 from collections.abc import Mapping, Sequence
@@ -15,7 +14,7 @@ from urllib.parse import urlsplit
 
 import httpx
 
-from reward_plugin.access import is_loopback
+from reward_plugin.access import is_loopback, trust
 from reward_plugin.encoding import Body
 from reward_plugin.errors import (
     ConfigError,
@@ -110,7 +109,7 @@ class Connection:
             headers={"Authorization": f"Bearer {token}"} if token else {},
             limits=httpx.Limits(max_connections=max_connections, max_keepalive_connections=max_connections),
             transport=transport,
-            verify=True if ca_file is None else _trust(ca_file),
+            verify=True if ca_file is None else trust(ca_file),
             trust_env=False,  # a proxy for the outside world must not come between trainer and server
         )
         self._stopped = threading.Event()
@@ -255,17 +254,6 @@ class Connection:
         except httpx.TransportError as error:
             return _said(error)
         return None if response.status_code == 200 else f"HTTP {response.status_code}: {response.text[:200]}"
-
-
-def _trust(ca_file: str) -> ssl.SSLContext:
-    try:
-        return ssl.create_default_context(cafile=ca_file)
-    except ssl.SSLError:
-        raise ConfigError(f"ca_file {ca_file}: holds no certificates in PEM form") from None
-    except OSError as error:
-        raise ConfigError(
-            f"ca_file {ca_file}: {error.strerror}; name a file of certificates in PEM form"
-        ) from None
 
 
 def _closed() -> ServerUnavailable:
