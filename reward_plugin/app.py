@@ -88,10 +88,8 @@ def build_app(
     app.add_middleware(
         Edge, metrics=service.metrics, budget=service.budget, token=token, max_bytes=limits.max_bytes
     )
-    app.add_exception_handler(RequestFailed, service.failed)
-    app.add_exception_handler(Full, service.failed)
-    app.add_exception_handler(RewardError, service.failed)
-    app.add_exception_handler(HTTPException, service.failed)
+    for kind in (RequestFailed, Full, RewardError, HTTPException):
+        app.add_exception_handler(kind, service.failed)
     _add_about(app, service, scored_by)
 
     @app.post("/v1/score", openapi_extra=SCORE, response_class=JSONResponse)

@@ -15,6 +15,9 @@ from reward_plugin.errors import ConfigError
 from reward_plugin.ray_options import RayOptions
 
 if TYPE_CHECKING:
+    import uvicorn
+    from fastapi import FastAPI
+
     from reward_plugin.queueing import Engine
 
 log = logging.getLogger(__name__)
@@ -96,11 +99,8 @@ def serve(config: ServeConfig) -> None:
     _check_tls(config.tls_certificate, config.tls_key)
     listener = _listen(config.host, config.port)
 
-    import uvicorn
-
     from reward_plugin.app import build_app
     from reward_plugin.score.identity import scored_by
-    from reward_plugin.server.http import guarded
     from reward_plugin.server.limits import Limits
 
     names = ("max_items", "max_bytes", "max_waiting", "max_memory", "read_timeout")
@@ -121,7 +121,15 @@ def serve(config: ServeConfig) -> None:
         exif=config.exif,
         scored_by=scored_by(config.scorers, config.exif),
     )
-    server = uvicorn.Server(
+    _uvicorn(app, config).run(sockets=[listener])
+
+
+def _uvicorn(app: FastAPI, config: ServeConfig) -> uvicorn.Server:
+    import uvicorn
+
+    from reward_plugin.server.http import guarded
+
+    return uvicorn.Server(
         uvicorn.Config(
             app,
             http=guarded(config.read_timeout),
@@ -135,7 +143,6 @@ def serve(config: ServeConfig) -> None:
             ssl_keyfile=config.tls_key,
         )
     )
-    server.run(sockets=[listener])
 
 
 def build_engine(config: ServeConfig) -> Engine:
