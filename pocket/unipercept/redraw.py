@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import hashlib
 import itertools
 from collections.abc import Iterator
 from pathlib import Path
@@ -123,12 +124,16 @@ def scenes(
 def build(
     weights: Path, split: str, count: int, cache: str | Path | None = None, seed: int = 0, batch: int = 50
 ) -> Path:
-    """Make `count` ladders once; return the folder.
+    """Make `count` ladders once for these weights; return the folder.
 
     It holds pictures.npy uint8 [count, RUNGS, 64, 64, 3], severities.npy float32 [count, RUNGS] (rising) and
     measures.npy float32 [count, measures of the true picture].
     """
-    folder = world.cache_dir(cache) / "unipercept" / f"redrawn-{split}-{count}-{seed}"
+    painted_by = hashlib.sha256()
+    for file in sorted(weights.glob("*/*.safetensors")):
+        painted_by.update(file.read_bytes())
+    name = f"redrawn-{split}-{count}-{seed}-{painted_by.hexdigest()[:8]}"
+    folder = world.cache_dir(cache) / "unipercept" / name
     if (folder / "measures.npy").exists():
         return folder
     rng = np.random.default_rng((seed, 99))
