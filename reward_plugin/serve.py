@@ -15,9 +15,6 @@ from reward_plugin.errors import ConfigError
 from reward_plugin.ray_options import RayOptions
 
 if TYPE_CHECKING:
-    import uvicorn
-    from fastapi import FastAPI
-
     from reward_plugin.queueing import Engine
 
 log = logging.getLogger(__name__)
@@ -101,6 +98,7 @@ def serve(config: ServeConfig) -> None:
 
     from reward_plugin.app import build_app
     from reward_plugin.score.identity import scored_by
+    from reward_plugin.server.http import uvicorn_server
     from reward_plugin.server.limits import Limits
 
     names = ("max_items", "max_bytes", "max_waiting", "max_memory", "read_timeout")
@@ -121,28 +119,8 @@ def serve(config: ServeConfig) -> None:
         exif=config.exif,
         scored_by=scored_by(config.scorers, config.exif),
     )
-    _uvicorn(app, config).run(sockets=[listener])
-
-
-def _uvicorn(app: FastAPI, config: ServeConfig) -> uvicorn.Server:
-    import uvicorn
-
-    from reward_plugin.server.http import guarded
-
-    return uvicorn.Server(
-        uvicorn.Config(
-            app,
-            http=guarded(config.read_timeout),
-            ws="none",
-            log_config=None,
-            access_log=False,
-            server_header=False,
-            timeout_keep_alive=75,
-            timeout_graceful_shutdown=30,
-            ssl_certfile=config.tls_certificate,
-            ssl_keyfile=config.tls_key,
-        )
-    )
+    server = uvicorn_server(app, config.read_timeout, config.tls_certificate, config.tls_key)
+    server.run(sockets=[listener])
 
 
 def build_engine(config: ServeConfig) -> Engine:

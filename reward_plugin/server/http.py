@@ -1,10 +1,13 @@
-"""uvicorn's HTTP protocol, which waits for ever for the head of a request and takes one of any length."""
+"""uvicorn, whose own HTTP protocol waits for ever for the head of a request and takes one of any length."""
 
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
 from typing import Any
 
+import uvicorn
+from fastapi import FastAPI
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 #: Bytes of the request line and the headers together.
@@ -77,6 +80,28 @@ class GuardedProtocol(HttpToolsProtocol):
         self.transport.close()
 
 
-def guarded(head_timeout: float) -> type[GuardedProtocol]:
-    """The protocol with its time limit, as uvicorn wants it: a class."""
-    return type("GuardedProtocol", (GuardedProtocol,), {"head_timeout": head_timeout})
+def uvicorn_server(
+    app: FastAPI, head_timeout: float, certificate: Path | None = None, key: Path | None = None
+) -> uvicorn.Server:
+    """uvicorn for an application, with the protocol above.
+
+    Args:
+        app: What answers.
+        head_timeout: Seconds in which the head of a request must have arrived.
+        certificate: PEM file; with it, the server speaks https.
+        key: PEM file with the certificate's key, where that is not in the same file.
+    """
+    return uvicorn.Server(
+        uvicorn.Config(
+            app,
+            http=type("GuardedProtocol", (GuardedProtocol,), {"head_timeout": head_timeout}),
+            ws="none",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            timeout_keep_alive=75,
+            timeout_graceful_shutdown=30,
+            ssl_certfile=certificate,
+            ssl_keyfile=key,
+        )
+    )

@@ -5,20 +5,19 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
-import uvicorn
 from fastapi import FastAPI
 
-from reward_plugin.server.http import guarded
+from reward_plugin.server.http import uvicorn_server
 
 
 @contextlib.contextmanager
-def serving(app: FastAPI, *, head_timeout: float = 60, **options: Any) -> Iterator[int]:
+def serving(app: FastAPI, *, head_timeout: float = 60, certificate: Path | None = None) -> Iterator[int]:
     """The port at which `app` answers."""
     listener = socket.create_server(("127.0.0.1", 0))
-    config = uvicorn.Config(app, http=guarded(head_timeout), ws="none", log_config=None, **options)
-    server = uvicorn.Server(config)
+    server = uvicorn_server(app, head_timeout, certificate)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
     thread.start()
     try:

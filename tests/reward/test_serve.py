@@ -160,7 +160,7 @@ def test_tls_with_a_token_and_an_authority_of_its_own(tmp_path: Path):
     served, trusted = tmp_path / "server.pem", str(tmp_path / "authority.pem")
     authority.issue_cert("127.0.0.1").private_key_and_cert_chain_pem.write_to_path(str(served))
     authority.cert_pem.write_to_path(trusted)
-    with serving(build_app([ChannelMeans()], token="s"), ssl_certfile=served) as port:
+    with serving(build_app([ChannelMeans()], token="s"), certificate=served) as port:
         address = f"https://127.0.0.1:{port}"
         with RewardClient(address, token="s", ca_file=trusted) as rewards:
             assert rewards.score([plain(7, 8)]).values.tolist() == [[7.0, 8.0]]
