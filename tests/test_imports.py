@@ -12,7 +12,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("reward_plugin", "flow_grpo", "eval", "pocket")
 # What the trainer may see of the reward package, and from where.
 REWARD_FACE = {"types", "errors", "client", "combine", "images"}
-REWARD_USERS = {"flow_grpo/rollout.py", "flow_grpo/train.py"}
+REWARD_USERS = {"flow_grpo/rollout.py", "flow_grpo/train.py", "flow_grpo/launch.py"}
 
 
 def source_files() -> list[Path]:

@@ -9,6 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+import flow_grpo.launch
 import flow_grpo.train
 from flow_grpo.ema import EMA
 from flow_grpo.policy.flux import FluxPolicy
@@ -171,7 +172,7 @@ def test_an_outage_saves_the_last_completed_iteration_and_tells_how_to_go_on(
     options = {"iterations": 3, "checkpoint.every": 100, "validation.every": 100}
     with monkeypatch.context() as patch:
         # Validation takes one call, an iteration two: the server goes away within the second iteration.
-        patch.setattr(flow_grpo.train, "build_rewards", lambda config: Interrupted(config, 4, unavailable))
+        patch.setattr(flow_grpo.launch, "build_rewards", lambda config: Interrupted(config, 4, unavailable))
         assert main(arguments(**options)) == 1
     message = capsys.readouterr().err
     assert "gave no usable answer" in message and "--resume auto" in message and "step-000001" in message
@@ -189,7 +190,7 @@ def test_an_outage_during_validation_makes_it_up_on_resuming(arguments, tmp_path
     options = {"iterations": 2, "validation.every": 1, "stop.metric": "sharpness"}
     with monkeypatch.context() as patch:
         patch.setattr(
-            flow_grpo.train, "build_rewards", lambda config: Interrupted(config, calls, unavailable)
+            flow_grpo.launch, "build_rewards", lambda config: Interrupted(config, calls, unavailable)
         )
         assert main(arguments(**options)) == 1
     assert main(arguments(**options)) == 0
@@ -213,7 +214,7 @@ def test_missing_scores_are_left_out_and_counted(arguments, tmp_path, monkeypatc
         future.set_result(ScoreTable(table.dimensions, values, ("spoilt", *table.errors[1:])))
         return future
 
-    monkeypatch.setattr(flow_grpo.train, "build_rewards", lambda config: Interrupted(config, 0, spoil))
+    monkeypatch.setattr(flow_grpo.launch, "build_rewards", lambda config: Interrupted(config, 0, spoil))
     assert main(arguments()) == 0
     assert "2 of 8 pictures have no reward; the first: spoilt" in capsys.readouterr().out
     for row in lines(tmp_path / "run" / "metrics.jsonl"):
@@ -232,7 +233,7 @@ def test_a_scorer_that_fails_on_every_picture_stops_the_run_with_its_reason(
         return future
 
     # Validation takes one call, an iteration two.
-    monkeypatch.setattr(flow_grpo.train, "build_rewards", lambda config: Interrupted(config, 3, fail))
+    monkeypatch.setattr(flow_grpo.launch, "build_rewards", lambda config: Interrupted(config, 3, fail))
     assert main(arguments(iterations=9, validation__every=9)) == 1
     message = capsys.readouterr().err
     assert "none of 8 pictures has a reward; the first reason: the scorer ran out of memory" in message

@@ -1,0 +1,140 @@
+"""The command around the loop: checks everything that is cheap to check, builds the run, and ends it well."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from flow_grpo import checkpoint
+from flow_grpo.checks import check_processes, check_prompts
+from flow_grpo.cli import Invocation, as_yaml, parse
+from flow_grpo.config import TrainConfig
+from flow_grpo.distributed import agreed, connect, leave_together
+from flow_grpo.log import RunLog, start_wandb
+from flow_grpo.messages import shown_above_bar
+from flow_grpo.plan import describe
+from flow_grpo.policy.flux import check_model_path
+from flow_grpo.rollout import ScoringFailed, wait_ready
+from flow_grpo.run import prepare, read_all_prompts
+from flow_grpo.train import train
+from reward_plugin.client import build_rewards
+from reward_plugin.errors import RewardError
+
+
+def launch(invocation: Invocation) -> None:
+    """Check everything that is cheap to check, load the model, and train.
+
+    Raises:
+        ValueError, RewardError: The configuration, a file or the server is not usable; nothing was changed.
+        ScoringFailed: On all processes: the server went away and a checkpoint was written, or never came.
+    """
+    config = invocation.config
+    check_model_path(config.model.path)
+    prompts, held_out = read_all_prompts(config)
+    check_prompts(config, len(prompts))
+    folder = Path(config.run_dir)
+    resume = resume_from(invocation.resume, folder)
+    accelerator = connect(config)
+    check_processes(config, accelerator.num_processes)
+    with build_rewards(config.reward.source()) as rewards:
+        agreed(lambda: wait_ready(rewards, config.reward.ready_timeout))
+        check_dimensions(config, rewards.dimensions)
+        run = prepare(config, accelerator, prompts, held_out)
+        if resume is not None:
+            run.restore(resume)
+        log = RunLog(folder, accelerator, config.iterations)
+        try:
+            log.begin(as_yaml(config), run.iteration)
+            if config.log.wandb:
+                start_wandb(accelerator, config.log.project, folder, vars(config))
+            if resume is not None:
+                log.say(f"resumed from {resume} at iteration {run.iteration}")
+            with shown_above_bar(accelerator.process_index, accelerator.num_processes):
+                train(run, rewards, log, accelerator)
+        except ScoringFailed as error:
+            written = run.save(accelerator)
+            raise ScoringFailed(
+                f"{error}\nStopped after iteration {run.iteration}; the state is in {written}. "
+                f"Start the same command again with --resume auto when the server is back."
+            ) from error
+        finally:
+            log.close()
+
+
+def resume_from(choice: str, folder: Path) -> Path | None:
+    """The checkpoint to start from, or none.
+
+    Raises:
+        ValueError: A fresh start was asked for where a run has begun, or the path is no checkpoint.
+    """
+    if choice == "auto":
+        return checkpoint.latest(folder / "checkpoints")
+    if choice == "none":
+        if (folder / "metrics.jsonl").exists() or checkpoint.latest(folder / "checkpoints"):
+            raise ValueError(
+                f"run_dir is {str(folder)!r}, which holds a run; choose another, or --resume auto."
+            )
+        return None
+    path = Path(choice)
+    if not (path / "state.json").is_file():
+        raise ValueError(
+            f"--resume is {choice!r}, which is no checkpoint; give auto, none or a folder step-NNNNNN."
+        )
+    return path
+
+
+def check_dimensions(config: TrainConfig, known: Sequence[str]) -> None:
+    """Everything that the configuration measures must be among the scorers' dimensions.
+
+    Raises:
+        ValueError: Naming the dimension and the known ones.
+    """
+    named = {f"reward.weights.{name}": name for name in config.reward.weights}
+    if config.stop.metric is not None:
+        named["stop.metric"] = config.stop.metric
+    named.update({f"stop.floors.{name}": name for name in config.stop.floors})
+    for key, name in named.items():
+        if name not in known:
+            raise ValueError(f"{key}: no scorer gives {name!r}; known: {', '.join(known)}.")
+
+
+def dry_run(config: TrainConfig) -> None:
+    """Print what the run would be, once for all processes.
+
+    Raises:
+        ValueError: A file is missing, or the numbers do not fit each other.
+    """
+    processes = int(os.environ.get("WORLD_SIZE", "1"))
+    check_model_path(config.model.path)
+    check_processes(config, processes)
+    prompts, held_out = read_all_prompts(config)
+    check_prompts(config, len(prompts))
+    if os.environ.get("RANK", "0") == "0":
+        print(describe(config, processes, len(prompts), len(held_out)))
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command; returns the exit code."""
+    invocation = parse(arguments)
+    try:
+        if invocation.dry_run:
+            dry_run(invocation.config)
+        else:
+            launch(invocation)
+    except (ValueError, RewardError, ScoringFailed, FloatingPointError, OSError) as error:
+        # Once for each machine: a file or the server may be out of reach of one of them alone.
+        if os.environ.get("LOCAL_RANK", "0") == "0":
+            print(f"flow_grpo.train: error: {error}", file=sys.stderr)
+        if isinstance(error, ScoringFailed):
+            leave_together()
+        return 1
+    except KeyboardInterrupt:
+        if os.environ.get("LOCAL_RANK", "0") == "0":
+            print(
+                "flow_grpo.train: interrupted; the same command goes on from the last checkpoint",
+                file=sys.stderr,
+            )
+        return 130
+    return 0
