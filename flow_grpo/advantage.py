@@ -3,13 +3,19 @@
 Pure functions of tensors. Both published aggregations of several rewards, under TRL's names:
 
 sum_then_normalize  reward = sum_k w_k r_k; A = (reward - group mean) / (std + eps), std of the group or of
-the batch. normalize_then_sum  GDPO (arXiv 2601.05242): z_k = (r_k - group mean) / (group std + eps) for each
+                    the batch, or A = reward - group mean.
+normalize_then_sum  GDPO (arXiv 2601.05242): z_k = (r_k - group mean) / (group std + eps) for each
                     dimension, so that a dimension with small spread counts as much as one with large; A =
-                    sum_k w_k z_k, divided by its standard deviation over the batch.
+                    sum_k w_k z_k, normalised over the batch: divided by its standard deviation there. Its
+                    mean there, which the paper subtracts, is 0: every z_k sums to 0 over its group.
+
+Standard deviations are population ones, as in flow_grpo; TRL's have N - 1. A dead group is left out of those
+over the batch with normalize_then_sum, where the paper's formula counts its zeros.
 
 Two kinds of element get advantage 0 and touch no other's baseline: a missing score (NaN), and a member of a
 dead group, one whose rewards tie or that has fewer than two valid members. Dividing a tie by a floor of 1e-8
-would make unit advantages out of rounding errors.
+would make unit advantages out of rounding errors. A third kind gets 0 but was part of its group's statistics:
+members that `keep_best` and `keep_worst` leave out.
 
 Shapes: N samples of the whole batch (all processes), K reward dimensions, G groups.
 """
@@ -20,6 +26,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
+
+from flow_grpo.selection import select
 
 
 @dataclass(frozen=True)
@@ -34,6 +42,9 @@ class AdvantageConfig:
         eps: Added to every standard deviation, in units of the reward.
         scale: Span of one reward dimension (UniPercept's are 0 to 100); sets what counts as a tie.
         tie: A group whose standard deviation is below tie * scale * sum of |weights| is dead.
+        keep_best: With keep_worst, train only on so many best and so many worst members of each group (see
+            `flow_grpo.selection`); both 0: on all members.
+        keep_worst: See keep_best. Both together must be a multiple of optimizer.updates_per_rollout.
     """
 
     aggregation: Literal["sum_then_normalize", "normalize_then_sum"] = "sum_then_normalize"
@@ -42,12 +53,19 @@ class AdvantageConfig:
     eps: float = 1e-4
     scale: float = 100.0
     tie: float = 1e-4
+    keep_best: int = 0
+    keep_worst: int = 0
+
+    @property
+    def selects(self) -> bool:
+        """Whether some members of a group may be left out."""
+        return self.keep_best + self.keep_worst > 0
 
 
 @dataclass(frozen=True)
 class Advantages:
     """Attributes:
-    values: float32 [N]; 0 for missing scores and dead groups.
+    values: float32 [N]; 0 for missing scores, dead groups and members left out.
     dead_groups: Groups without any signal.
     missing: Samples without a reward.
     group_std: Mean over live groups of the reward's standard deviation within the group; 0 if none is live.
@@ -90,6 +108,8 @@ def advantages(
         live = valid & each_alive[index].any(dim=1)
         values = values / (_std(values[live]) + config.eps)
         alive = each_alive.any(dim=1, keepdim=True)
+    if config.selects:
+        live = select(values, index, live, config.keep_best, config.keep_worst)
     values = torch.where(live, values, 0.0).clamp(-config.clip, config.clip)
     spread_alive = std[:, 0][alive[:, 0]]
     return Advantages(

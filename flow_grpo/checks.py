@@ -28,7 +28,7 @@ POSITIVE = (
 )
 NOT_NEGATIVE = (
     "model.guidance_scale",
-    *("reward.ready_timeout", "advantage.tie"),
+    *("reward.ready_timeout", "advantage.tie", "advantage.keep_best", "advantage.keep_worst"),
     *("regularizer.kl_weight", "regularizer.norm_weight", "regularizer.norm_margin"),
     *("optimizer.warmup", "optimizer.weight_decay"),
     *("stop.max_relative_drop", "stop.patience"),
@@ -97,6 +97,14 @@ def _check_groups(config: TrainConfig) -> None:
         size,
         f"must be a multiple of optimizer.updates_per_rollout = {updates}, so that each update has as many "
         f"members of every group",
+    )
+    kept = config.advantage.keep_best + config.advantage.keep_worst
+    _require(
+        kept <= size and kept % updates == 0,
+        "advantage.keep_best",
+        config.advantage.keep_best,
+        f"and advantage.keep_worst = {config.advantage.keep_worst} must together be at most "
+        f"prompts.group_size = {size} and a multiple of optimizer.updates_per_rollout = {updates}",
     )
 
 

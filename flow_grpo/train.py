@@ -25,6 +25,7 @@ from flow_grpo.log import RunLog
 from flow_grpo.order import prompts_of_iteration, shard
 from flow_grpo.rollout import Item, Plan, Rollout, Scores, rollout, training_seed
 from flow_grpo.run import Run
+from flow_grpo.selection import deal
 from flow_grpo.update import Examples, build_examples
 from flow_grpo.validate import validate
 from flow_grpo.window import draw_window
@@ -125,11 +126,14 @@ def examples_of(run: Run, made: Rollout, gains: Advantages, accelerator: Acceler
     count = len(made.items)
     mine = gains.values[accelerator.process_index * count :][:count]
     updates, size = config.optimizer.updates_per_rollout, config.prompts.group_size
+    share = torch.tensor([item.member * updates // size for item in made.items], device=device)
+    if config.advantage.selects:
+        share = deal(mine.view(-1, size), updates).flatten().to(device)
     return build_examples(
         made.trajectory,
         run.policy.sigmas(config.sampler.num_steps),
         rows=torch.tensor([item.row for item in made.items], device=device),
-        share=torch.tensor([item.member * updates // size for item in made.items], device=device),
+        share=share,
         advantage=mine.to(device),
     )
 
