@@ -10,7 +10,7 @@ from operator import attrgetter
 
 from flow_grpo.algorithms import ALGORITHMS
 from flow_grpo.config import TrainConfig
-from flow_grpo.window import window_bounds
+from flow_grpo.sampler import check_sampler
 
 POSITIVE = (
     "iterations",
@@ -49,7 +49,7 @@ def check(config: TrainConfig) -> None:
         value = attrgetter(key)(config)
         _require(value >= 0, key, value, "must not be negative")
     _check_groups(config)
-    _check_sampler(config)
+    check_sampler(config.sampler, config.algorithm, ALGORITHMS[config.algorithm].Config.kinds)
     _check_reward(config)
     _check_optimizer(config)
     _check_held_out(config)
@@ -105,24 +105,6 @@ def _check_groups(config: TrainConfig) -> None:
         config.advantage.keep_best,
         f"and advantage.keep_worst = {config.advantage.keep_worst} must together be at most "
         f"prompts.group_size = {size} and a multiple of optimizer.updates_per_rollout = {updates}",
-    )
-
-
-def _check_sampler(config: TrainConfig) -> None:
-    sampler = config.sampler
-    window_bounds(sampler.window, sampler.num_steps)
-    kinds = ALGORITHMS[config.algorithm].Config.kinds
-    _require(
-        sampler.kind in kinds,
-        "sampler.kind",
-        sampler.kind,
-        f"is not defined for algorithm {config.algorithm}; use {' or '.join(kinds)}, or another algorithm",
-    )
-    _require(
-        sampler.kind != "cps" or sampler.noise_level <= 1,
-        "sampler.noise_level",
-        sampler.noise_level,
-        "must be at most 1 with cps",
     )
 
 

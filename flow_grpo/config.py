@@ -12,8 +12,7 @@ from flow_grpo.advantage import AdvantageConfig
 from flow_grpo.algorithms import grpo, guard
 from flow_grpo.policy.flux import ModelConfig
 from flow_grpo.regularize import RegularizerConfig
-from flow_grpo.sde import Kind
-from flow_grpo.window import WindowConfig
+from flow_grpo.sampler import SamplerConfig as SamplerConfig
 
 
 @dataclass(frozen=True)
@@ -37,25 +36,6 @@ class PromptsConfig:
     per_iteration: int = 48
     group_size: int = 24
     allow_duplicates: bool = False
-
-
-@dataclass(frozen=True)
-class SamplerConfig:
-    """How pictures are sampled in training.
-
-    Attributes:
-        kind: Stochastic transition, see `flow_grpo.sde`.
-        num_steps: Transformer evaluations for a picture.
-        noise_level: a, on the steps of the window.
-        window: Which steps are stochastic and trained.
-        chunk: Pictures sampled together by a process; while one chunk is sampled the one before is scored.
-    """
-
-    kind: Kind = "flow_sde"
-    num_steps: int = 6
-    noise_level: float = 0.9
-    window: WindowConfig = field(default_factory=WindowConfig)
-    chunk: int = 24
 
 
 @dataclass(frozen=True)

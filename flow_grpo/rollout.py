@@ -248,6 +248,8 @@ def _concat(parts: Sequence[Trajectory]) -> Trajectory:
     means = [part.mean for part in parts if part.mean is not None]
     return Trajectory(
         steps=parts[0].steps,
+        kinds=parts[0].kinds,
+        noise_levels=parts[0].noise_levels,
         x=torch.cat([part.x for part in parts]),
         x_next=torch.cat([part.x_next for part in parts]),
         log_prob=torch.cat([part.log_prob for part in parts]),

@@ -23,13 +23,14 @@ dance_sde, of -(x' - mean)² for cps.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
 from typing import Literal, get_args
 
 import torch
 
 Kind = Literal["flow_sde", "cps", "dance_sde"]
-KINDS: tuple[str, ...] = get_args(Kind)
+KINDS: tuple[Kind, ...] = get_args(Kind)
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,7 @@ def step(
     sigma_next: torch.Tensor | float,
     noise_level: torch.Tensor | float,
     *,
-    kind: Kind = "flow_sde",
+    kind: Kind | torch.Tensor = "flow_sde",
     noise: torch.Tensor | None = None,
     x_next: torch.Tensor | None = None,
 ) -> Step:
@@ -71,7 +72,7 @@ def step(
         sigma: scalar or [B], in (0, 1].
         sigma_next: scalar or [B], in [0, sigma).
         noise_level: a, scalar or [B], >= 0 (cps: <= 1). 0 gives the Euler step of the probability-flow ODE.
-        kind: Which transition.
+        kind: Which transition; or int [B], an index into `KINDS` for each element, where they differ.
         noise: [B, ...] standard normal, used when x_next is None; may be left out when noise_level is the
             number 0.
         x_next: [B, ...], evaluate this sample instead of drawing one.
@@ -79,6 +80,13 @@ def step(
     Raises:
         ValueError: Unknown kind, or neither noise nor x_next on a stochastic step.
     """
+    if isinstance(kind, torch.Tensor):
+        # Elementwise work only, so computing every kind costs little beside the velocity, and nothing waits
+        # for the device to say which kinds there are.
+        every = (sigma, sigma_next, noise_level)
+        return _selected(
+            kind, [step(velocity, x, *every, kind=name, noise=noise, x_next=x_next) for name in KINDS]
+        )
     velocity, x = velocity.float(), x.float()
     sigma, sigma_next, a = (_expand(value, x) for value in (sigma, sigma_next, noise_level))
     mean, std, diffusion = _transition(kind, velocity, x, sigma, sigma_next, a)
@@ -129,7 +137,20 @@ def _log_prob(kind: str, x_next: torch.Tensor, mean: torch.Tensor, std: torch.Te
     return torch.where(std.flatten() > 0, log_prob, torch.full_like(log_prob, float("nan")))
 
 
+def _selected(kind: torch.Tensor, steps: Sequence[Step]) -> Step:
+    """Of steps computed with each of `KINDS`, every element's own."""
+    chosen = {}
+    for field in fields(Step):
+        first, *others = (getattr(candidate, field.name) for candidate in steps)
+        for index, other in enumerate(others, start=1):
+            first = torch.where((kind == index).reshape(-1, *[1] * (other.dim() - 1)), other, first)
+        chosen[field.name] = first
+    return Step(**chosen)
+
+
 def _expand(value: torch.Tensor | float, x: torch.Tensor) -> torch.Tensor:
     """A scalar or [B] as float32 [B, 1, ...]."""
-    tensor = torch.as_tensor(value, dtype=torch.float32, device=x.device)
+    # A number is filled in on the device: copying it there would wait for all that the device has to do.
+    number = not isinstance(value, torch.Tensor)
+    tensor = x.new_full((), value) if number else value.to(x.device, torch.float32)
     return tensor.expand(x.shape[0]).reshape(-1, *[1] * (x.dim() - 1))

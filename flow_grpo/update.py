@@ -24,7 +24,7 @@ from flow_grpo.ema import EMA
 from flow_grpo.policy.base import Condition, Policy
 from flow_grpo.regularize import kl_to_reference, norm_penalty
 from flow_grpo.sample import Trajectory
-from flow_grpo.sde import step
+from flow_grpo.sde import KINDS, Kind, step
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -39,6 +39,8 @@ class Examples:
         x_next: float32 [E, S, C], sample after it.
         sigma: float32 [E].
         sigma_next: float32 [E].
+        kind: Transition of all, or int [E], an index into `flow_grpo.sde.KINDS`, where steps differ.
+        noise_level: float32 [E], a of the transition.
         row: int [E], the prompt's row in the condition.
         share: int [E], which of the iteration's updates uses the example.
         advantage: float32 [E].
@@ -51,6 +53,8 @@ class Examples:
     x_next: torch.Tensor
     sigma: torch.Tensor
     sigma_next: torch.Tensor
+    kind: Kind | torch.Tensor
+    noise_level: torch.Tensor
     row: torch.Tensor
     share: torch.Tensor
     advantage: torch.Tensor
@@ -64,7 +68,9 @@ class Examples:
     def take(self, index: torch.Tensor) -> Examples:
         """The examples at `index`."""
         values: dict[str, Any] = {f.name: getattr(self, f.name) for f in fields(self)}
-        taken: dict[str, Any] = {name: v if v is None else v[index] for name, v in values.items()}
+        taken: dict[str, Any] = {
+            name: v[index] if isinstance(v, torch.Tensor) else v for name, v in values.items()
+        }
         return Examples(**taken)
 
     def chunks(self, size: int) -> Iterator[Examples]:
@@ -91,12 +97,16 @@ def build_examples(
     """
     W = len(trajectory.steps)
     steps = torch.tensor(trajectory.steps, device=trajectory.x.device)
-    B = len(trajectory.x)
+    levels = torch.tensor(trajectory.noise_levels, device=trajectory.x.device)
+    B, kinds = len(trajectory.x), trajectory.kinds
+    numbers = torch.tensor([KINDS.index(kind) for kind in kinds], device=trajectory.x.device)
     return Examples(
         x=trajectory.x.flatten(0, 1),
         x_next=trajectory.x_next.flatten(0, 1),
         sigma=sigmas[steps].repeat(B),
         sigma_next=sigmas[steps + 1].repeat(B),
+        kind=kinds[0] if len(set(kinds)) == 1 else numbers.repeat(B),
+        noise_level=levels.repeat(B),
         row=rows.repeat_interleave(W),
         share=share.repeat_interleave(W),
         advantage=advantage.repeat_interleave(W),
@@ -195,8 +205,8 @@ class Updater:
         """Loss and metrics, each [E]; on_policy: the weights are still those that sampled."""
         config = self.config
         velocity = self.policy.velocity(part.x, part.sigma, condition.take(part.row))
-        arguments: dict[str, Any] = {"kind": config.sampler.kind, "x_next": part.x_next}
-        now = step(velocity, part.x, part.sigma, part.sigma_next, config.sampler.noise_level, **arguments)
+        arguments: dict[str, Any] = {"kind": part.kind, "x_next": part.x_next}
+        now = step(velocity, part.x, part.sigma, part.sigma_next, part.noise_level, **arguments)
         inputs = Inputs(
             log_prob=now.log_prob,
             # While the weights are those that sampled, this very forward gives the old log-probability
@@ -212,8 +222,8 @@ class Updater:
         if on_policy:
             metrics["rollout_drift"] = (now.log_prob - part.old_log_prob).detach().expm1().abs()
         if part.reference is not None:
-            level, regularizer = config.sampler.noise_level, config.regularizer
-            base = step(part.reference, part.x, part.sigma, part.sigma_next, level, **arguments)
+            regularizer = config.regularizer
+            base = step(part.reference, part.x, part.sigma, part.sigma_next, part.noise_level, **arguments)
             kl = kl_to_reference(now, base.mean, regularizer.kl)
             norm = norm_penalty(velocity, part.reference, regularizer.norm_margin)
             values = values + regularizer.kl_weight * kl + regularizer.norm_weight * norm
