@@ -1,8 +1,8 @@
 """Best and worst of each group: train on the members that say most, and share them out evenly.
 
 DanceGRPO's best-of-N (arXiv 2505.07818): advantages are those of the whole group, whose mean and standard
-deviation they came from; then only the members at both ends are trained on. What is left out costs no forward or
-backward pass, unless a regulariser needs the reference model: it holds on every picture.
+deviation they came from; then only the members at both ends are trained on. What is left out costs no forward
+or backward pass, unless a regulariser needs the reference model: it holds on every picture.
 
 Shapes: N samples of the whole batch, G groups of this process, M members.
 """
@@ -34,12 +34,11 @@ def select(
 
 
 def deal(values: torch.Tensor, updates: int) -> torch.Tensor:
-    """Which update trains on each member, so that each gets as many of every group, and of those chosen: int
-    [G, M].
+    """Which update trains on each member: int [G, M]; each gets as many of every group, and of those chosen.
 
-    The chosen ones are dealt by rank, the best from the first update on and the worst from the last one back: with
-    two of each and two updates, one takes the best and the second worst, the other the second best and the
-    worst. The others fill up.
+    The chosen ones are dealt by rank, the best from the first update on and the worst from the last one back:
+    with two of each and two updates, one takes the best and the second worst, the other the second best and
+    the worst. The others fill up.
 
     Args:
         values: Advantages [G, M]; those that are 0 were not chosen.

@@ -103,3 +103,25 @@ def test_a_dimension_that_ties_in_a_group_is_silent_there_only():
     result = run(scores, [0, 0, 1, 1], weights=[1.0, 1.0], aggregation="normalize_then_sum")
     assert result.dead_groups == 0
     torch.testing.assert_close(result.values, torch.tensor([-1.0, 1.0, -1.0, 1.0]), rtol=1e-3, atol=0)
+
+
+def test_gdpo_is_the_papers_formula():
+    """arXiv 2601.05242: z-score each reward in its group, sum with weights, z-score the sum over the batch."""
+    rng = np.random.default_rng(0)
+    scores, weights = rng.normal(50, [1.0, 20.0, 5.0], size=(4, 6, 3)), np.array([0.5, 0.3, 0.2])
+    z = (scores - scores.mean(axis=1, keepdims=True)) / (scores.std(axis=1, keepdims=True) + 1e-4)
+    total = z @ weights
+    expected = (total - total.mean()) / (total.std() + 1e-4)
+    result = run(
+        scores.reshape(24, 3).tolist(),
+        np.repeat(np.arange(4), 6).tolist(),
+        weights=weights,
+        aggregation="normalize_then_sum",
+        eps=1e-4,
+    )
+    np.testing.assert_allclose(result.values, expected.flatten(), atol=1e-5)
+
+
+def test_gdpo_of_one_reward_is_whitened_too():
+    result = run([10.0, 20.0, 30.0, 70.0], [0, 0, 1, 1], aggregation="normalize_then_sum")
+    torch.testing.assert_close(result.values, torch.tensor([-1.0, 1.0, -1.0, 1.0]), rtol=1e-3, atol=0)
