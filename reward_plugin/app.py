@@ -102,7 +102,8 @@ def build_app(
         table = await service.score(batch.images, batch.prompts, names, request)
         seconds = time.monotonic() - start
         log.debug("request %s %s: %d images, %.3f s", request_id.get(), batch.id, len(table), seconds)
-        return JSONResponse(encode_response(columns(table, dimensions), batch.id, batch.ids))
+        answer = columns(table, dimensions)
+        return JSONResponse(encode_response(answer, batch.id, batch.ids, scored_by))
 
     async def read(request: Request) -> bytes:
         service.engine.check_room()

@@ -11,7 +11,10 @@ Request `POST /v1/score`, either of
 Response: one row and one error per picture; null is a missing score:
 
     {"version": 1, "id": ..., "dimensions": [...], "values": [[number | null, ...], ...],
-     "errors": [text | null, ...], "ids": [...] | null}
+     "errors": [text | null, ...], "ids": [...] | null, "scored_by": text | null}
+
+`scored_by` stands for all that decides the scores (see `reward_plugin.score.identity`): a client that began with
+another one does not mix the two.
 
 A request that fails as a whole gets `{"error": {"code": ..., "message": ..., "request_id": ...}}`.
 """
@@ -120,7 +123,10 @@ def decode_parts(parts: Sequence[Part]) -> ScoreRequest:
 
 
 def encode_response(
-    table: ScoreTable, request_id: str = "", ids: Sequence[str] | None = None
+    table: ScoreTable,
+    request_id: str = "",
+    ids: Sequence[str] | None = None,
+    scored_by: str | None = None,
 ) -> dict[str, Any]:
     """A table as JSON-ready values; float32 survives the trip exactly."""
     return {
@@ -130,6 +136,7 @@ def encode_response(
         "values": [[None if np.isnan(value) else float(value) for value in row] for row in table.values],
         "errors": list(table.errors),
         "ids": None if ids is None else list(ids),
+        "scored_by": scored_by,
     }
 
 
@@ -146,7 +153,7 @@ def decode_response(message: Any) -> ScoreTable:
         rows = [[np.nan if value is None else float(value) for value in row] for row in message["values"]]
         values = np.array(rows, dtype=np.float32).reshape(-1, len(dimensions))
         return ScoreTable(dimensions, values, tuple(message["errors"]))
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise ProtocolError(f"not a score response: {type(error).__name__}: {error}") from None
 
 

@@ -89,6 +89,10 @@ _ANSWER = {
             "description": "one a picture: why it has no score, or null",
         },
         "ids": _texts("as they were sent"),
+        "scored_by": {
+            "type": ["string", "null"],
+            "description": "what decides the scores, as at /v1/scorers; another text, another model",
+        },
     },
 }
 _ERROR = {
