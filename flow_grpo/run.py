@@ -16,8 +16,9 @@ from flow_grpo.config import TrainConfig
 from flow_grpo.ema import EMA
 from flow_grpo.noise import seed_of
 from flow_grpo.order import cursor
+from flow_grpo.policy import build_policy
 from flow_grpo.policy.base import Policy
-from flow_grpo.policy.flux import FluxPolicy
+from flow_grpo.policy.text import encode_ahead
 from flow_grpo.prompts import Prompt, read_prompts
 from flow_grpo.update import Updater
 from flow_grpo.validate import KeepBest
@@ -171,7 +172,8 @@ def prepare(
     config: TrainConfig, accelerator: Accelerator, prompts: Sequence[Prompt], held_out: Sequence[Prompt]
 ) -> Run:
     """Load the model and build what trains it, at iteration 0."""
-    policy = FluxPolicy(config.model, accelerator.device, seed=seed_of(config.seed, "lora") % 2**32)
+    policy = build_policy(config.model, accelerator.device, seed=seed_of(config.seed, "lora") % 2**32)
+    encode_ahead(policy, [prompt.text for prompt in (*prompts, *held_out)], accelerator)
     settings = config.optimizer
     optimizer: torch.optim.Optimizer = torch.optim.AdamW(
         policy.trainable.values(),

@@ -14,6 +14,8 @@ from typing import Protocol
 import numpy as np
 import torch
 
+from flow_grpo.policy.text import TextEmbeddings
+
 
 @dataclass(frozen=True)
 class Condition:
@@ -36,13 +38,16 @@ class Policy(Protocol):
     module: torch.nn.Module
     """What `velocity` calls; the trainer replaces it by accelerate's wrapper."""
 
+    texts: TextEmbeddings
+    """Embeddings of prompts, which `encode` puts together."""
+
     @property
     def device(self) -> torch.device:
         """Where the model runs."""
 
     @property
-    def latent_shape(self) -> tuple[int, int]:
-        """(S, C)."""
+    def latent_shape(self) -> tuple[int, ...]:
+        """Of one sample: (S, C), or (C, height, width) where the model takes latents unpacked."""
 
     @property
     def trainable(self) -> Mapping[str, torch.nn.Parameter]:

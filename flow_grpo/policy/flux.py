@@ -10,8 +10,6 @@ Shapes:  B samples, P prompts, S = (H / 2r) (W / 2r) tokens with r the VAE's red
 
 from __future__ import annotations
 
-import re
-import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
@@ -23,19 +21,18 @@ import torch
 
 from flow_grpo.noise import normal
 from flow_grpo.policy.base import Condition
+from flow_grpo.policy.load import check_model_path as check_model_path
+from flow_grpo.policy.load import load_parts, text_embeddings
 from flow_grpo.policy.lora import LoraConfig, adapters_off, add_lora, export_lora
 from flow_grpo.schedule import flux_sigmas, static_sigmas
 
+KIND = "FluxPipeline"
 #: Attention and feed-forward layers of both kinds of block, as in the published FLUX recipes.
 LORA_TARGETS = (
     *("attn.to_q", "attn.to_k", "attn.to_v", "attn.to_out.0"),
     *("attn.add_q_proj", "attn.add_k_proj", "attn.add_v_proj", "attn.to_add_out"),
     *("ff.net.0.proj", "ff.net.2", "ff_context.net.0.proj", "ff_context.net.2"),
 )
-#: Encoded prompts that are kept. One takes 4 MiB at FLUX.1-dev's 512 tokens: those of a whole file would fill
-#: the memory of a machine with eight processes.
-REMEMBERED = 512
-HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 
 
 @dataclass(frozen=True)
@@ -49,6 +46,10 @@ class ModelConfig:
         width: See height.
         guidance_scale: Embedded guidance; ignored by models without guidance embedding.
         max_sequence_length: Tokens of T5; longer prompts are cut.
+        text_cache: Folder in which the prompts' embeddings are kept (FLUX.1: 4 MiB each at 512 tokens).
+            Runs and processes may share it, and it may be deleted at any time. The text encoders are then
+            loaded only for prompts that are not in it, before training begins, and never stay on the GPU.
+            None: they stay there, and nothing is written.
         gradient_checkpointing: Recompute activations in the backward pass: less memory, about a third more
             time.
         lora: The adapters.
@@ -60,26 +61,9 @@ class ModelConfig:
     width: int = 512
     guidance_scale: float = 3.5
     max_sequence_length: int = 512
+    text_cache: str | None = None
     gradient_checkpointing: bool = False
     lora: LoraConfig = field(default_factory=LoraConfig)
-
-
-def check_model_path(path: str) -> None:
-    """Refuse a path that cannot be a FluxPipeline, before anything is loaded.
-
-    Raises:
-        ValueError: Neither a folder with model_index.json nor a hub name.
-    """
-    folder = Path(path)
-    if folder.is_dir() and not (folder / "model_index.json").is_file():
-        raise ValueError(
-            f"model.path is {path!r}, a folder without model_index.json; give a FluxPipeline folder."
-        )
-    if not folder.is_dir() and (folder.exists() or not HUB_NAME.fullmatch(path)):
-        raise ValueError(
-            f"model.path is {path!r}, and there is no such folder; give a FluxPipeline folder or a hub name "
-            f"such as black-forest-labs/FLUX.1-dev."
-        )
 
 
 class FluxPolicy:
@@ -95,8 +79,9 @@ class FluxPolicy:
     """
 
     def __init__(self, config: ModelConfig, device: torch.device | str = "cpu", seed: int = 0) -> None:
-        pipeline = _load(config)
-        self.pipeline = pipeline.to(device)
+        pipeline, self._text_side = load_parts(config, KIND, device)
+        self.pipeline = pipeline
+        self.texts = text_embeddings(config, KIND, self._text_side, self._embed)
         self.config = config
         self.dtype = getattr(torch, config.dtype)
         unit = 2 * pipeline.vae_scale_factor
@@ -105,14 +90,10 @@ class FluxPolicy:
                 f"model.height is {config.height} "
                 f"and model.width {config.width}; both must be multiples of {unit}."
             )
-        for component in (pipeline.vae, pipeline.text_encoder, pipeline.text_encoder_2):
-            component.requires_grad_(False).eval()
         self._rows, self._columns = config.height // unit, config.width // unit
         self._channels = pipeline.transformer.config.in_channels // 4
         self._sigmas = _sigma_grid(pipeline.scheduler.config)
-        self._encoded: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
-        # eval(): dropout would make the re-scored log-probability another random variable.
-        self.module: torch.nn.Module = pipeline.transformer.eval()
+        self.module: torch.nn.Module = pipeline.transformer
         self._trainable = add_lora(self.module, config.lora, config.lora.targets or LORA_TARGETS, seed)
         if config.gradient_checkpointing:
             pipeline.transformer.enable_gradient_checkpointing()
@@ -135,25 +116,16 @@ class FluxPolicy:
     def sigmas(self, num_steps: int) -> torch.Tensor:
         return self._sigmas(num_steps, self.latent_shape[0]).to(self.device)
 
-    @torch.no_grad()
     def encode(self, texts: Sequence[str]) -> Condition:
-        new = [text for text in dict.fromkeys(texts) if text not in self._encoded]
-        for text in new:  # one at a time: an embedding must not depend on its neighbours in a batch
-            tokens, pooled, _ = self.pipeline.encode_prompt(
-                text, device=self.device, max_sequence_length=self.config.max_sequence_length
-            )
-            self._encoded[text] = (tokens[0].cpu(), pooled[0].cpu())
-        rows = [self._encoded[text] for text in texts]
-        for text in dict.fromkeys(texts):  # the latest last
-            self._encoded[text] = self._encoded.pop(text)
-        for text in list(self._encoded)[:-REMEMBERED]:
-            del self._encoded[text]
-        return Condition(
-            {
-                "tokens": torch.stack([tokens for tokens, _ in rows]).to(self.device),
-                "pooled": torch.stack([pooled for _, pooled in rows]).to(self.device),
-            }
+        rows = self.texts(texts)
+        names = ("tokens", "pooled")
+        return Condition({name: torch.stack([row[name] for row in rows]).to(self.device) for name in names})
+
+    def _embed(self, text: str) -> Mapping[str, torch.Tensor]:
+        tokens, pooled, _ = self._text_side.pipeline.encode_prompt(
+            text, device=self.device, max_sequence_length=self.config.max_sequence_length
         )
+        return {"tokens": tokens[0], "pooled": pooled[0]}
 
     def initial_noise(self, seeds: Sequence[int]) -> torch.Tensor:
         noise = normal(seeds, (self._channels, 2 * self._rows, 2 * self._columns))
@@ -200,28 +172,6 @@ class FluxPolicy:
         return patches.permute(0, 3, 1, 4, 2, 5).reshape(
             len(tokens), self._channels, 2 * self._rows, 2 * self._columns
         )
-
-
-def _load(config: ModelConfig) -> Any:
-    check_model_path(config.path)
-    from transformers.utils import logging as transformers_logging
-
-    transformers_logging.set_verbosity_error()  # diffusers' import makes it advise about torchvision
-    from diffusers import FluxPipeline
-    from diffusers.utils import logging as diffusers_logging
-
-    diffusers_logging.disable_progress_bar()
-    transformers_logging.disable_progress_bar()
-    try:
-        with warnings.catch_warnings():
-            # diffusers 0.42 deprecates the only name of this argument that 0.38 knows.
-            warnings.simplefilter("ignore", FutureWarning)
-            return FluxPipeline.from_pretrained(config.path, torch_dtype=getattr(torch, config.dtype))
-    except (OSError, ValueError, KeyError, AttributeError) as error:
-        first_line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise ValueError(
-            f"model.path {config.path!r} cannot be loaded as a FluxPipeline: {first_line}"
-        ) from error
 
 
 def _sigma_grid(scheduler: Mapping[str, Any]) -> Any:

@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from flow_grpo.policy import flux
+from flow_grpo.policy import text
 from flow_grpo.policy.flux import FluxPolicy, ModelConfig
 from flow_grpo.policy.lora import LORA_FILE, LoraConfig
 from flow_grpo.sample import sample
@@ -169,12 +169,12 @@ def test_a_prompts_embedding_is_computed_once_and_does_not_depend_on_the_batch(f
 
 
 def test_only_the_latest_prompts_stay_in_memory(flux_path, monkeypatch):
-    monkeypatch.setattr(flux, "REMEMBERED", 1)
+    monkeypatch.setattr(text, "REMEMBERED", 1)
     policy = FluxPolicy(model_config(flux_path))
     both = policy.encode(TEXTS).tensors["tokens"]
-    assert len(both) == 2 and list(policy._encoded) == [TEXTS[1]]
+    assert len(both) == 2 and list(policy.texts._remembered) == [TEXTS[1]]
     assert torch.equal(policy.encode([TEXTS[0]]).tensors["tokens"][0], both[0])
-    assert list(policy._encoded) == [TEXTS[0]]
+    assert list(policy.texts._remembered) == [TEXTS[0]]
 
 
 def test_steps_in_one_forward_equal_steps_alone(flux_path):
