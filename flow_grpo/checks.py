@@ -5,7 +5,7 @@ Each error names the key, its value, the rule and the remedy.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
 from operator import attrgetter
 
 from flow_grpo.algorithms import ALGORITHMS
@@ -122,9 +122,22 @@ def _check_reward(config: TrainConfig) -> None:
         reward.url,
         "and reward.scorers: give exactly one, a server's address or scorers to run in process",
     )
-    weighted: Mapping[str, float] = {name: weight for name, weight in reward.weights.items() if weight}
+    for name, ramp in reward.ramps.items():
+        _require(
+            0 <= ramp.begin < ramp.end and math.isfinite(ramp.start),
+            f"reward.ramps.{name}",
+            ramp,
+            "must have a finite start and 0 <= begin < end, in iterations",
+        )
+    silent = [i for i in range(config.iterations) if not any(reward.weights_at(i).values())]
     _require(
-        config.stop.metric not in weighted,
+        not silent,
+        "reward.ramps",
+        reward.ramps,
+        f"leaves nothing to reward in iterations {silent[:3]}; start one dimension above 0",
+    )
+    _require(
+        config.stop.metric not in reward.rewarded(),
         "stop.metric",
         config.stop.metric,
         "must be a held-out dimension, but it has a weight in reward.weights; remove one of the two",

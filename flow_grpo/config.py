@@ -13,6 +13,7 @@ from flow_grpo.algorithms import grpo, guard
 from flow_grpo.policy.flux import ModelConfig
 from flow_grpo.regularize import RegularizerConfig
 from flow_grpo.sampler import SamplerConfig as SamplerConfig
+from flow_grpo.weighting import Ramp, weights_at
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,8 @@ class RewardConfig:
 
     Attributes:
         weights: Dimension -> weight. Dimensions that are not named never enter the reward; they are logged.
+        ramps: Dimension -> how its weight moves while training to the one in `weights`, e.g.
+            {iqa: {start: 0.0, end: 30}}; see `flow_grpo.weighting.Ramp`.
         url: Address of a reward server (http://host:port), or several; or none, and `scorers` are run here.
         scorers: Scorers to run in this process, each a mapping with `name` and its options.
         token_file: File with the server's shared secret; without one, the variable REWARD_TOKEN. The secret
@@ -56,6 +59,7 @@ class RewardConfig:
     """
 
     weights: dict[str, float] = field(default_factory=lambda: {"iaa": 1.0, "iqa": 1.0, "ista": 1.0})
+    ramps: dict[str, Ramp] = field(default_factory=dict)
     url: str | list[str] | None = None
     scorers: list[dict[str, Any]] | None = None
     token_file: str | None = None
@@ -67,7 +71,16 @@ class RewardConfig:
 
     def source(self) -> dict[str, Any]:
         """What `reward_plugin.client.build_rewards` takes."""
-        return {name: value for name, value in vars(self).items() if name not in ("weights", "ready_timeout")}
+        experiment = ("weights", "ramps", "ready_timeout")
+        return {name: value for name, value in vars(self).items() if name not in experiment}
+
+    def weights_at(self, iteration: int) -> dict[str, float]:
+        """Dimension -> weight in an iteration, counted from 0."""
+        return weights_at(self.weights, self.ramps, iteration)
+
+    def rewarded(self) -> set[str]:
+        """Dimensions with a weight other than 0 at some time."""
+        return {name for name, weight in self.weights.items() if weight} | set(self.ramps)
 
 
 @dataclass(frozen=True)

@@ -92,6 +92,7 @@ def check_dimensions(config: TrainConfig, known: Sequence[str]) -> None:
         ValueError: Naming the dimension and the known ones.
     """
     named = {f"reward.weights.{name}": name for name in config.reward.weights}
+    named.update({f"reward.ramps.{name}": name for name in config.reward.ramps})
     if config.stop.metric is not None:
         named["stop.metric"] = config.stop.metric
     named.update({f"stop.floors.{name}": name for name in config.stop.floors})

@@ -28,6 +28,7 @@ from flow_grpo.run import Run
 from flow_grpo.selection import deal
 from flow_grpo.update import Examples, build_examples
 from flow_grpo.validate import validate
+from flow_grpo.weighting import statistics
 from flow_grpo.window import draw_window
 from reward_plugin.types import Rewards
 
@@ -71,7 +72,7 @@ def train(run: Run, rewards: Rewards, log: RunLog, accelerator: Accelerator) -> 
                 run.iteration,
                 scores,
                 gains,
-                metrics,
+                {**reward_metrics(run, scores, groups), **metrics},
                 {**made.seconds, "update": now - sampled, "": now - start},
             )
         )
@@ -104,7 +105,8 @@ def sample_iteration(run: Run, rewards: Rewards, accelerator: Accelerator) -> Ro
         chunk=sampler.chunk,
     )
     identity = training_seed(config.seed, run.iteration)
-    return agreed(lambda: rollout(run.policy, prompts, items, plan, identity, rewards, config.reward.weights))
+    weights = config.reward.weights_at(run.iteration)
+    return agreed(lambda: rollout(run.policy, prompts, items, plan, identity, rewards, weights))
 
 
 def share_scores(run: Run, made: Rollout, accelerator: Accelerator) -> tuple[Scores, np.ndarray]:
@@ -155,15 +157,25 @@ def due(iteration: int, every: int, config: TrainConfig) -> bool:
     return every > 0 and (iteration % every == 0 or iteration == config.iterations)
 
 
+def reward_metrics(run: Run, scores: Scores, groups: np.ndarray) -> dict[str, float]:
+    """Weights of the iteration just completed, and statistics of every dimension; see `flow_grpo.weighting`."""
+    reward = run.config.reward
+    weights = reward.weights_at(run.iteration - 1)
+    return {
+        **{f"weight/{name}": weights[name] for name in scores.dimensions if name in reward.rewarded()},
+        **statistics(scores.values, scores.dimensions, scores.reward, groups),
+    }
+
+
 def metrics_row(
     step: int, scores: Scores, gains: Advantages, metrics: Mapping[str, float], seconds: Mapping[str, float]
 ) -> dict[str, Any]:
     """One line of metrics.jsonl: weighted dimensions as reward/<name>, the others by their name."""
     means = scores.means()
-    weighted = {scores.dimensions[column] for column in scores.weighted}
+    # By name and not by the weights of this iteration, of which a ramp may make one 0.
     return {
         "step": step,
-        **{f"reward/{name}" if name in weighted else name: value for name, value in means.items()},
+        **{f"reward/{name}" if f"weight/{name}" in metrics else name: value for name, value in means.items()},
         "group_std": gains.group_std,
         "dead_groups": gains.dead_groups,
         "missing": gains.missing,
