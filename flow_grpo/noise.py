@@ -30,3 +30,10 @@ def normal(seeds: Sequence[int], shape: Sequence[int]) -> torch.Tensor:
 def permutation(length: int, seed: int) -> list[int]:
     """A random order of range(length)."""
     return torch.randperm(length, generator=torch.Generator().manual_seed(seed)).tolist()
+
+
+def to_device(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """A CPU tensor on the device; the host does not wait for what the device has to do before."""
+    if device.type != "cuda":
+        return tensor.to(device)
+    return tensor.pin_memory().to(device, non_blocking=True)

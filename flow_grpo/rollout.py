@@ -5,19 +5,19 @@ Shapes:  B samples of this process, W stochastic steps, S tokens, C channels, P 
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Future
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 
-from flow_grpo.noise import normal, seed_of
+from flow_grpo.chunks import Identity, Sampler
+from flow_grpo.chunks import Item as Item
+from flow_grpo.handover import Clock, Handed, Handover
 from flow_grpo.policy.base import Condition, Policy
 from flow_grpo.prompts import Prompt
-from flow_grpo.sample import Trajectory, sample
-from flow_grpo.sde import Kind
+from flow_grpo.sample import Trajectory
+from flow_grpo.sampler import Plan as Plan
 from reward_plugin.combine import combine
 from reward_plugin.errors import RewardError
 from reward_plugin.types import Rewards as Rewards
@@ -26,48 +26,6 @@ from reward_plugin.types import ScoreTable
 
 class ScoringFailed(RuntimeError):
     """Pictures could not be scored; the message says why. Nothing of the training state has changed."""
-
-
-@dataclass(frozen=True)
-class Plan:
-    """How to sample.
-
-    Attributes:
-        num_steps: Transformer evaluations.
-        stochastic: Steps that get noise; empty: ODE.
-        noise_level: Of those steps.
-        kind: Of those steps.
-        keep_mean: Keep transition means.
-        chunk: Pictures sampled together.
-    """
-
-    num_steps: int
-    stochastic: Sequence[int] = ()
-    noise_level: float = 0.0
-    kind: Kind = "flow_sde"
-    keep_mean: bool = False
-    chunk: int = 16
-
-
-@dataclass(frozen=True)
-class Item:
-    """One picture to make: the row-th of the given prompts, the member-th picture of it."""
-
-    row: int
-    member: int
-
-
-@dataclass
-class Seconds:
-    """Time spent in each phase."""
-
-    phases: dict[str, float] = field(default_factory=dict)
-
-    def measure(self, phase: str, start: float) -> float:
-        """Add the time since `start` to a phase and return now."""
-        now = time.perf_counter()
-        self.phases[phase] = self.phases.get(phase, 0.0) + now - start
-        return now
 
 
 @dataclass(frozen=True)
@@ -152,14 +110,20 @@ def wait_ready(rewards: Rewards, timeout: float) -> None:
         raise ScoringFailed(str(error)) from error
 
 
-def training_seed(seed: int, iteration: int) -> Callable[[Prompt, int], tuple[int | str, ...]]:
+def training_seed(seed: int, iteration: int) -> Identity:
     """Identity of a training picture's noise: new in each iteration."""
-    return lambda prompt, member: (seed, "train", iteration, prompt.index, member)
+    return lambda prompt, member: (
+        *(seed, "train", iteration, prompt.index),
+        *(() if member is None else (member,)),
+    )
 
 
-def validation_seed(seed: int) -> Callable[[Prompt, int], tuple[int | str, ...]]:
+def validation_seed(seed: int) -> Identity:
     """Identity of a validation picture's noise: the same in every validation."""
-    return lambda prompt, member: (seed, "validation", prompt.index, member)
+    return lambda prompt, member: (
+        *(seed, "validation", prompt.index),
+        *(() if member is None else (member,)),
+    )
 
 
 def rollout(
@@ -167,7 +131,7 @@ def rollout(
     prompts: Sequence[Prompt],
     items: Sequence[Item],
     plan: Plan,
-    identity: Callable[[Prompt, int], tuple[int | str, ...]],
+    identity: Identity,
     rewards: Rewards,
     weights: Mapping[str, float],
 ) -> Rollout:
@@ -184,64 +148,41 @@ def rollout(
 
     Raises:
         ScoringFailed: The server is down, or the weights name an unknown dimension.
+        NotFiniteSample: A velocity or a picture is not finite.
     """
-    seconds, now = Seconds(), time.perf_counter()
+    clock = Clock(policy.device)
     condition = policy.encode([prompt.text for prompt in prompts])
-    sigmas = policy.sigmas(plan.num_steps)
-    now = seconds.measure("encode", now)
+    sampler = Sampler(policy, prompts, condition, plan, identity)
+    clock.mark("encode")
     trajectories: list[Trajectory] = []
-    images: list[np.ndarray] = []
-    futures: list[Future[ScoreTable]] = []
-    for start in range(0, len(items), plan.chunk):
-        chunk = items[start : start + plan.chunk]
-        seeds = [seed_of(*identity(prompts[item.row], item.member)) for item in chunk]
-        trajectory = _sample_chunk(policy, chunk, condition, sigmas, plan, seeds)
-        now = seconds.measure("sample", now)
-        pictures = policy.decode(trajectory.final)
-        futures.append(rewards.submit(list(pictures), [prompts[item.row].text for item in chunk]))
-        now = seconds.measure("decode", now)
-        trajectories.append(trajectory)
-        images.append(pictures)
-    scores = _collect(futures, weights)
-    seconds.measure("score_wait", now)
-    return Rollout(items, condition, _concat(trajectories), scores, np.concatenate(images), seconds.phases)
+    chunks = [items[start : start + plan.chunk] for start in range(0, len(items), plan.chunk)]
+    with Handover(rewards.submit) as handover:
+        sampler.run_prefix()
+        for chunk in chunks:
+            trajectory = sampler.run(chunk)
+            clock.mark("sample")
+            texts = [prompts[item.row].text for item in chunk]
+            handover.give(policy.pictures(trajectory.final), trajectory.final, texts)
+            clock.mark("decode")
+            trajectories.append(trajectory)
+        handed = handover.wait()
+        for chunk, one in zip(chunks, handed, strict=True):
+            if not one.finite:
+                raise sampler.locate(chunk)
+        scores = _collect(handed, weights)
+    clock.mark("score_wait")
+    images = np.concatenate([one.images for one in handed])
+    return Rollout(items, condition, _concat(trajectories), scores, images, clock.seconds())
 
 
-def _collect(futures: Sequence[Future[ScoreTable]], weights: Mapping[str, float]) -> Scores:
+def _collect(handed: Sequence[Handed[ScoreTable]], weights: Mapping[str, float]) -> Scores:
     try:
-        table = ScoreTable.concat([future.result() for future in futures])
+        table = ScoreTable.concat([one.scores.result() for one in handed if one.scores is not None])
         combined = combine(table, weights)
     except RewardError as error:
         raise ScoringFailed(str(error)) from error
     columns = tuple(table.dimensions.index(name) for name in combined.dimensions)
     return Scores(table.dimensions, table.values, combined.reward, columns, combined.weights, table.errors)
-
-
-def _sample_chunk(
-    policy: Policy,
-    chunk: Sequence[Item],
-    condition: Condition,
-    sigmas: torch.Tensor,
-    plan: Plan,
-    seeds: Sequence[int],
-) -> Trajectory:
-    rows = torch.tensor([item.row for item in chunk], device=policy.device)
-    batch = condition.take(rows)
-    noise = None
-    if plan.stochastic:
-        # Another generator than the starting noise's, so that what a step adds is independent of it.
-        step_seeds = [seed_of(seed, "steps") for seed in seeds]
-        noise = normal(step_seeds, (len(plan.stochastic), *policy.latent_shape)).to(policy.device)
-    return sample(
-        lambda x, sigma: policy.velocity(x, sigma, batch),
-        policy.initial_noise(seeds),
-        sigmas,
-        stochastic=plan.stochastic,
-        noise_level=plan.noise_level,
-        noise=noise,
-        kind=plan.kind,
-        keep_mean=plan.keep_mean,
-    )
 
 
 def _concat(parts: Sequence[Trajectory]) -> Trajectory:

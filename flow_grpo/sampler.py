@@ -64,6 +64,51 @@ def stochastic_steps(config: SamplerConfig, seed: int, iteration: int) -> tuple[
     return _with_noise(config, draw_window(config.window, config.num_steps, seed, iteration))
 
 
+@dataclass(frozen=True)
+class Plan:
+    """How one rollout is sampled.
+
+    Attributes:
+        num_steps: Transformer evaluations.
+        stochastic: W steps that get noise; empty: ODE.
+        noise_level: Of all those steps, or of each.
+        kind: Of all those steps, or of each.
+        keep_mean: Keep transition means.
+        chunk: Pictures sampled together.
+        shared_noise: Members of a group start from the same noise.
+        branch: Deterministic steps before the first stochastic one are run once for each prompt.
+    """
+
+    num_steps: int
+    stochastic: Sequence[int] = ()
+    noise_level: float | Sequence[float] = 0.0
+    kind: Kind | Sequence[Kind] = "flow_sde"
+    keep_mean: bool = False
+    chunk: int = 16
+    shared_noise: bool = False
+    branch: bool = False
+
+    @property
+    def prefix(self) -> int:
+        """Steps that are run once for each prompt."""
+        return min(self.stochastic) if self.branch and self.stochastic else 0
+
+
+def training_plan(config: SamplerConfig, seed: int, iteration: int, *, keep_mean: bool = False) -> Plan:
+    """How the pictures of a training iteration are sampled."""
+    steps = stochastic_steps(config, seed, iteration)
+    return Plan(
+        num_steps=config.num_steps,
+        stochastic=steps,
+        noise_level=[transition(config, index)[1] for index in steps],
+        kind=[transition(config, index)[0] for index in steps],
+        keep_mean=keep_mean,
+        chunk=config.chunk,
+        shared_noise=config.shared_noise,
+        branch=config.branch,
+    )
+
+
 def check_sampler(config: SamplerConfig, algorithm: str, kinds: Sequence[str]) -> None:
     """Refuse what cannot be sampled, or what the algorithm cannot use.
 

@@ -32,6 +32,11 @@ class Condition:
         return Condition({name: value[rows] for name, value in self.tensors.items()})
 
 
+def as_bytes(pictures: torch.Tensor) -> torch.Tensor:
+    """uint8 [B, H, W, 3] of floats in [0, 1], on the same device."""
+    return (pictures * 255).round().to(torch.uint8).contiguous()
+
+
 class Policy(Protocol):
     """A flow-matching model with trainable adapters on a frozen base."""
 
@@ -65,8 +70,12 @@ class Policy(Protocol):
     def velocity(self, x: torch.Tensor, sigma: torch.Tensor, condition: Condition) -> torch.Tensor:
         """Float32 [B, S, C] prediction at x [B, S, C] and sigma [B]."""
 
+    def pictures(self, latents: torch.Tensor) -> torch.Tensor:
+        """Float32 [B, H, W, 3] in [0, 1], on the policy's device, of latents at sigma 0; the host does not
+        wait."""
+
     def decode(self, latents: torch.Tensor) -> np.ndarray:
-        """uint8 [B, H, W, 3] pictures of latents at sigma 0."""
+        """The same as uint8 [B, H, W, 3] on the host, see `as_bytes`."""
 
     def reference(self) -> AbstractContextManager[None]:
         """Within it, `velocity` is that of the base model: adapters off."""

@@ -19,8 +19,8 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
-from flow_grpo.noise import normal
-from flow_grpo.policy.base import Condition
+from flow_grpo.noise import normal, to_device
+from flow_grpo.policy.base import Condition, as_bytes
 from flow_grpo.policy.load import check_model_path as check_model_path
 from flow_grpo.policy.load import load_parts, text_embeddings
 from flow_grpo.policy.lora import LoraConfig, adapters_off, add_lora, export_lora
@@ -129,7 +129,7 @@ class FluxPolicy:
 
     def initial_noise(self, seeds: Sequence[int]) -> torch.Tensor:
         noise = normal(seeds, (self._channels, 2 * self._rows, 2 * self._columns))
-        return self._pack(noise).to(self.device)
+        return to_device(self._pack(noise), self.device)
 
     def velocity(self, x: torch.Tensor, sigma: torch.Tensor, condition: Condition) -> torch.Tensor:
         # The pipeline rounds sigma * 1000 to the model's dtype before dividing; so do sampling and re-scoring
@@ -149,11 +149,14 @@ class FluxPolicy:
         return output[0].float()
 
     @torch.no_grad()
-    def decode(self, latents: torch.Tensor) -> np.ndarray:
+    def pictures(self, latents: torch.Tensor) -> torch.Tensor:
         vae = self.pipeline.vae
         latents = self._unpack(latents).to(vae.dtype) / vae.config.scaling_factor + vae.config.shift_factor
         pictures = (vae.decode(latents, return_dict=False)[0].float() / 2 + 0.5).clamp(0, 1)
-        return (pictures * 255).round().to(torch.uint8).permute(0, 2, 3, 1).contiguous().cpu().numpy()
+        return pictures.permute(0, 2, 3, 1)
+
+    def decode(self, latents: torch.Tensor) -> np.ndarray:
+        return as_bytes(self.pictures(latents)).cpu().numpy()
 
     def reference(self) -> AbstractContextManager[None]:
         return adapters_off(self.module)
