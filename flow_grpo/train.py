@@ -158,7 +158,7 @@ def due(iteration: int, every: int, config: TrainConfig) -> bool:
 
 
 def reward_metrics(run: Run, scores: Scores, groups: np.ndarray) -> dict[str, float]:
-    """Weights of the iteration just completed, and statistics of every dimension; see `flow_grpo.weighting`."""
+    """Weights of the iteration just completed and what each dimension did; see `flow_grpo.weighting`."""
     reward = run.config.reward
     weights = reward.weights_at(run.iteration - 1)
     return {
