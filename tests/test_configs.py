@@ -35,6 +35,7 @@ def load_accelerate(path: Path) -> object:
 
 LOADERS: dict[str, Callable[[Path], object]] = {
     ".": load_train,
+    "lab": load_train,
     "reward": load_reward,
     "eval": load_eval,
     "accelerate": load_accelerate,
