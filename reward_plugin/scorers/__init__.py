@@ -17,6 +17,7 @@ from reward_plugin.scorers import (
     hpsv2,
     imagereward,
     laion,
+    naive,
     ocr,
     pickscore,
     pixels,
@@ -35,6 +36,7 @@ SCORERS: dict[str, Callable[..., Scorer]] = {
     "laion": laion.build,  # laion_aesthetic: 1 to 10
     "ocr": ocr.build,  # ocr: 0 to 1
     "pixels": pixels.build,  # colourfulness, saturation, sharpness, grid_energy
+    "naive": naive.build,  # naive_pixels: 0 to 100, made to be hacked
     "pyiqa": pyiqa.build,  # one metric of pyiqa under its own name; non-commercial licence
 }
 
