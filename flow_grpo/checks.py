@@ -16,10 +16,11 @@ POSITIVE = (
     "iterations",
     *("model.height", "model.width", "model.max_sequence_length", "model.lora.rank", "model.lora.alpha"),
     "prompts.per_iteration",
-    *("sampler.num_steps", "sampler.chunk", "sampler.noise_level"),
+    *("sampler.num_steps", "sampler.chunk"),
     *("reward.timeout", "reward.max_outage", "reward.batch_size"),
     *("advantage.clip", "advantage.eps", "advantage.scale"),
     *("grpo.clip_range", "guard.clip_range"),
+    *("nft.beta", "nft.advantage_range", "nft.sigmas_per_image"),
     *("optimizer.updates_per_rollout", "optimizer.micro_batch"),
     *("optimizer.lr", "optimizer.eps", "optimizer.grad_clip"),
     *("validation.every", "validation.num_steps", "validation.members", "validation.max_prompts"),
@@ -30,6 +31,7 @@ NOT_NEGATIVE = (
     "model.guidance_scale",
     *("reward.ready_timeout", "advantage.tie", "advantage.keep_best", "advantage.keep_worst"),
     *("regularizer.kl_weight", "regularizer.norm_weight", "regularizer.norm_margin"),
+    *("nft.old_flat", "nft.old_rate"),
     *("optimizer.warmup", "optimizer.weight_decay"),
     *("stop.max_relative_drop", "stop.patience"),
     "log.samples_every",
@@ -49,7 +51,7 @@ def check(config: TrainConfig) -> None:
         value = attrgetter(key)(config)
         _require(value >= 0, key, value, "must not be negative")
     _check_groups(config)
-    check_sampler(config.sampler, config.algorithm, ALGORITHMS[config.algorithm].Config.kinds)
+    _check_algorithm(config)
     _check_reward(config)
     _check_optimizer(config)
     _check_held_out(config)
@@ -106,6 +108,34 @@ def _check_groups(config: TrainConfig) -> None:
         f"and advantage.keep_worst = {config.advantage.keep_worst} must together be at most "
         f"prompts.group_size = {size} and a multiple of optimizer.updates_per_rollout = {updates}",
     )
+
+
+def _check_algorithm(config: TrainConfig) -> None:
+    sampler, level, kl = config.sampler, config.sampler.noise_level, config.regularizer.kl
+    if ALGORITHMS[config.algorithm].Config.needs_trajectory:
+        _require(level > 0, "sampler.noise_level", level, "must be greater than 0")
+        check_sampler(sampler, config.algorithm, ALGORITHMS[config.algorithm].Config.kinds)
+        return
+    _require(
+        level == 0 and not sampler.steps,
+        "sampler.noise_level",
+        level,
+        f"must be 0 with algorithm {config.algorithm}, which samples by the ODE, and sampler.steps empty",
+    )
+    _require(
+        kl == "velocity" or config.regularizer.kl_weight == 0,
+        "regularizer.kl",
+        kl,
+        f"must be velocity with algorithm {config.algorithm}, which has no transitions to compare",
+    )
+    count, limit = config.nft.sigmas_per_image, config.nft.old_limit
+    _require(
+        count is None or count <= sampler.num_steps,
+        "nft.sigmas_per_image",
+        count,
+        f"must be at most sampler.num_steps = {sampler.num_steps}, from whose grid they are drawn",
+    )
+    _require(0 <= limit < 1, "nft.old_limit", limit, "must be at least 0 and below 1")
 
 
 def _check_reward(config: TrainConfig) -> None:

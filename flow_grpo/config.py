@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from flow_grpo.advantage import AdvantageConfig
-from flow_grpo.algorithms import grpo, guard
+from flow_grpo.algorithms import grpo, guard, nft
 from flow_grpo.policy.flux import ModelConfig
 from flow_grpo.regularize import RegularizerConfig
 from flow_grpo.sampler import SamplerConfig as SamplerConfig
@@ -194,6 +194,7 @@ class TrainConfig:
         algorithm: Objective, see `flow_grpo.algorithms`.
         grpo: Its options where algorithm is grpo.
         guard: Its options where algorithm is guard.
+        nft: Its options where algorithm is nft.
         regularizer: Terms that keep the model near its base.
         optimizer: How weights are updated.
         validation: Scores on held-out prompts during training.
@@ -210,9 +211,10 @@ class TrainConfig:
     sampler: SamplerConfig = field(default_factory=SamplerConfig)
     reward: RewardConfig = field(default_factory=RewardConfig)
     advantage: AdvantageConfig = field(default_factory=AdvantageConfig)
-    algorithm: Literal["grpo", "guard"] = "grpo"
+    algorithm: Literal["grpo", "guard", "nft"] = "grpo"
     grpo: grpo.Config = field(default_factory=grpo.Config)
     guard: guard.Config = field(default_factory=guard.Config)
+    nft: nft.Config = field(default_factory=nft.Config)
     regularizer: RegularizerConfig = field(default_factory=RegularizerConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     validation: ValidationConfig = field(default_factory=ValidationConfig)

@@ -1,4 +1,4 @@
-"""Exponential moving average of the trained weights, moved once per optimizer step."""
+"""Exponential moving average of the trained weights: what is exported, and what NFT samples with."""
 
 from __future__ import annotations
 
@@ -21,10 +21,16 @@ class EMA:
         self.shadow = {name: value.detach().clone().float() for name, value in parameters.items()}
 
     @torch.no_grad()
-    def update(self, parameters: Mapping[str, torch.Tensor]) -> None:
-        """Move the shadow towards the weights. Call once after each optimizer step, not per micro-batch."""
+    def update(self, parameters: Mapping[str, torch.Tensor], decay: float | None = None) -> None:
+        """Move the shadow towards the weights. Call once after each optimizer step, not per micro-batch.
+
+        Args:
+            parameters: The weights of now.
+            decay: Share of the shadow kept this time; none: that of the average.
+        """
+        kept = self.decay if decay is None else decay
         for name, value in parameters.items():
-            self.shadow[name].lerp_(value.detach().float(), 1 - self.decay)
+            self.shadow[name].lerp_(value.detach().float(), 1 - kept)
 
     @contextmanager
     def applied(self, parameters: Mapping[str, torch.Tensor]) -> Iterator[None]:

@@ -2,7 +2,7 @@
 
 The reference is the base model itself, the adapters switched off. Both terms carry gradient.
 
-Shapes: B (sample, step) pairs, ... latent dims.
+Shapes: B training examples, ... latent dims.
 """
 
 from __future__ import annotations
@@ -20,13 +20,15 @@ class RegularizerConfig:
     """Attributes:
     kl: exact: KL of the two Gaussian transitions, averaged over dims, mean ||mean - reference mean||² / 2 s².
         flow_grpo: as published, divided by 2 g² instead (s² = g² Δ, so it is smaller by the factor Δ).
+        velocity: mean ||v - v_ref||² as in DiffusionNFT, the same at every sigma; it needs no transition, so
+        it is the one for nft.
     kl_weight: Weight of the KL in the loss; 0 leaves it out, together with its forward passes.
     norm_weight: Weight of the velocity-norm penalty, max(0, |‖v‖ / ‖v_ref‖ - 1| - norm_margin)²; 0 leaves it
         out. Perceptual rewards drive contrast and saturation up, which shows in this ratio first.
     norm_margin: Relative change of the norm that is free.
     """
 
-    kl: Literal["exact", "flow_grpo"] = "exact"
+    kl: Literal["exact", "flow_grpo", "velocity"] = "exact"
     kl_weight: float = 0.0
     norm_weight: float = 0.0
     norm_margin: float = 0.02
@@ -44,8 +46,16 @@ def kl_to_reference(step: Step, reference_mean: torch.Tensor, kind: str) -> torc
     return squared / (2 * scale**2)
 
 
+def velocity_kl(velocity: torch.Tensor, reference: torch.Tensor) -> torch.Tensor:
+    """Mean squared difference [B] of the velocities, with gradient through `velocity`."""
+    return ((velocity - reference.detach()) ** 2).flatten(1).mean(dim=1)
+
+
+def norm_ratio(velocity: torch.Tensor, reference: torch.Tensor) -> torch.Tensor:
+    """||v|| / ||v_ref|| [B], with gradient through `velocity`."""
+    return velocity.flatten(1).norm(dim=1) / reference.detach().flatten(1).norm(dim=1)
+
+
 def norm_penalty(velocity: torch.Tensor, reference: torch.Tensor, margin: float) -> torch.Tensor:
     """Squared hinge [B] on the relative change of the velocity's norm, with gradient through `velocity`."""
-    norm = velocity.float().flatten(1).norm(dim=1)
-    ratio = norm / reference.detach().float().flatten(1).norm(dim=1)
-    return (ratio - 1).abs().sub(margin).clamp_min(0) ** 2
+    return (norm_ratio(velocity, reference) - 1).abs().sub(margin).clamp_min(0) ** 2

@@ -95,6 +95,7 @@ class Run:
             "optimizer": checkpoint.optimizer_tensors(self.optimizer, names),
             "random": {"torch": torch.get_rng_state()},
             **({"best": self.best} if self.best else {}),
+            **({"old": self.updater.old.shadow} if self.updater.old else {}),
         }
         state = {
             "iteration": self.iteration,
@@ -126,6 +127,7 @@ class Run:
             ("seed", state["seed"], self.config.seed),
             ("prompts.train (content)", state["prompts"], fingerprint(self.prompts)),
             ("model.lora (layers)", sorted(stored.tensors["adapter"]), sorted(names)),
+            ("algorithm (a policy that samples)", "old" in stored.tensors, self.updater.old is not None),
         ):
             if there != here:
                 raise ValueError(
@@ -139,6 +141,8 @@ class Run:
                     )
                 value.copy_(stored.tensors["adapter"][name])
         self.ema.load(stored.tensors["ema"])
+        if self.updater.old is not None:
+            self.updater.old.load(stored.tensors["old"])
         checkpoint.load_optimizer(self.optimizer, names, stored.tensors["optimizer"])
         torch.set_rng_state(stored.tensors["random"]["torch"])
         self.best = dict(stored.tensors.get("best", {}))

@@ -21,12 +21,14 @@ from flow_grpo.advantage import Advantages, advantages
 from flow_grpo.algorithms import ALGORITHMS
 from flow_grpo.config import TrainConfig
 from flow_grpo.distributed import agreed, gather
+from flow_grpo.examples import Examples, noised, transitions
 from flow_grpo.log import RunLog
+from flow_grpo.noise import seed_of
 from flow_grpo.order import prompts_of_iteration, shard
+from flow_grpo.prompts import Prompt
 from flow_grpo.rollout import Item, Plan, Rollout, Scores, rollout, training_seed
 from flow_grpo.run import Run
 from flow_grpo.selection import deal
-from flow_grpo.update import Examples, build_examples
 from flow_grpo.validate import validate
 from flow_grpo.weighting import statistics
 from flow_grpo.window import draw_window
@@ -91,14 +93,13 @@ def sample_iteration(run: Run, rewards: Rewards, accelerator: Accelerator) -> Ro
     """This process's share of the iteration's groups, sampled and scored."""
     config = run.config
     sampler, size = config.sampler, config.prompts.group_size
-    count = config.prompts.per_iteration
-    positions = prompts_of_iteration(run.iteration, len(run.prompts), count, config.seed)
-    mine = shard(count, accelerator.process_index, accelerator.num_processes)
-    prompts = [run.prompts[positions[group]] for group in mine]
+    prompts = own_prompts(run, accelerator)
     items = [Item(row, member) for row in range(len(prompts)) for member in range(size)]
     plan = Plan(
         num_steps=sampler.num_steps,
-        stochastic=draw_window(sampler.window, sampler.num_steps, config.seed, run.iteration),
+        stochastic=draw_window(sampler.window, sampler.num_steps, config.seed, run.iteration)
+        if ALGORITHMS[config.algorithm].Config.needs_trajectory
+        else (),
         noise_level=sampler.noise_level,
         kind=sampler.kind,
         keep_mean=ALGORITHMS[config.algorithm].Config.needs_old_mean,
@@ -106,7 +107,16 @@ def sample_iteration(run: Run, rewards: Rewards, accelerator: Accelerator) -> Ro
     )
     identity = training_seed(config.seed, run.iteration)
     weights = config.reward.weights_at(run.iteration)
-    return agreed(lambda: rollout(run.policy, prompts, items, plan, identity, rewards, weights))
+    with run.updater.sampling_weights():
+        return agreed(lambda: rollout(run.policy, prompts, items, plan, identity, rewards, weights))
+
+
+def own_prompts(run: Run, accelerator: Accelerator) -> list[Prompt]:
+    """The prompts of this process in the iteration that comes next."""
+    count = run.config.prompts.per_iteration
+    positions = prompts_of_iteration(run.iteration, len(run.prompts), count, run.config.seed)
+    mine = shard(count, accelerator.process_index, accelerator.num_processes)
+    return [run.prompts[positions[group]] for group in mine]
 
 
 def share_scores(run: Run, made: Rollout, accelerator: Accelerator) -> tuple[Scores, np.ndarray]:
@@ -125,19 +135,21 @@ def share_scores(run: Run, made: Rollout, accelerator: Accelerator) -> tuple[Sco
 def examples_of(run: Run, made: Rollout, gains: Advantages, accelerator: Accelerator) -> Examples:
     """This process's training examples; each update gets an equal share of every group's members."""
     config, device = run.config, run.policy.device
-    count = len(made.items)
-    mine = gains.values[accelerator.process_index * count :][:count]
+    mine = gains.values.view(accelerator.num_processes, -1)[accelerator.process_index]
     updates, size = config.optimizer.updates_per_rollout, config.prompts.group_size
     share = torch.tensor([item.member * updates // size for item in made.items], device=device)
     if config.advantage.selects:
         share = deal(mine.view(-1, size), updates).flatten().to(device)
-    return build_examples(
-        made.trajectory,
-        run.policy.sigmas(config.sampler.num_steps),
-        rows=torch.tensor([item.row for item in made.items], device=device),
-        share=share,
-        advantage=mine.to(device),
-    )
+    sigmas, rows = run.policy.sigmas(config.sampler.num_steps), [item.row for item in made.items]
+    assigned = torch.tensor(rows, device=device), share, mine.to(device)
+    if ALGORITHMS[config.algorithm].Config.needs_trajectory:
+        return transitions(made.trajectory, sigmas, *assigned)
+    indices = [prompt.index for prompt in own_prompts(run, accelerator)]
+    seeds = [
+        seed_of(config.seed, "forward", run.iteration, indices[item.row], item.member) for item in made.items
+    ]
+    count = config.nft.count(config.sampler.num_steps)
+    return noised(made.trajectory.final, sigmas, *assigned, seeds=seeds, count=count)
 
 
 def evaluate(run: Run, rewards: Rewards, log: RunLog, accelerator: Accelerator) -> None:

@@ -20,6 +20,7 @@ class Config:
 
     clip_range: float = 1e-4
 
+    needs_trajectory: ClassVar[bool] = True
     needs_old_mean: ClassVar[bool] = False
     kinds: ClassVar[tuple[str, ...]] = ("flow_sde", "cps", "dance_sde")
 
@@ -62,6 +63,8 @@ def clipped(
     with torch.no_grad():
         metrics = {
             "clip_fraction": ((ratio - 1).abs() > clip_range).float(),
+            "clip_above": (ratio - 1 > clip_range).float(),
+            "ratio_mean": ratio.detach(),
             "ratio_error": (ratio - 1).abs(),
         }
     return value, metrics

@@ -26,6 +26,7 @@ class Config:
 
     clip_range: float = 4e-6
 
+    needs_trajectory: ClassVar[bool] = True
     needs_old_mean: ClassVar[bool] = True
     kinds: ClassVar[tuple[str, ...]] = ("flow_sde",)
 
