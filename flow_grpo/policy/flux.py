@@ -94,7 +94,7 @@ class FluxPolicy:
         self._channels = pipeline.transformer.config.in_channels // 4
         self._sigmas = _sigma_grid(pipeline.scheduler.config)
         self.module: torch.nn.Module = pipeline.transformer
-        self._trainable = add_lora(self.module, config.lora, config.lora.targets or LORA_TARGETS, seed)
+        self._trainable = add_lora(self.module, config.lora, LORA_TARGETS, seed)
         if config.gradient_checkpointing:
             pipeline.transformer.enable_gradient_checkpointing()
         positions = torch.cartesian_prod(torch.arange(self._rows), torch.arange(self._columns)).to(device)
@@ -162,7 +162,7 @@ class FluxPolicy:
         return adapters_off(self.module)
 
     def export(self, folder: Path, weights: Mapping[str, torch.Tensor]) -> Path:
-        return export_lora(folder, weights, self.config.lora, "transformer")
+        return export_lora(folder, weights, self.config.lora)
 
     def _pack(self, latents: torch.Tensor) -> torch.Tensor:
         """[B, C/4, 2 rows, 2 columns] -> [B, S, C], a token for each 2x2 patch."""
