@@ -1,8 +1,8 @@
 """A reward that deserves to be hacked: an instrument of the lab (`configs/lab`), never a measure of quality.
 
 It pays for edges and for pure colours, as a first guess at "crisp and vivid" would, looks at neither prompt
-nor content, and is highest for a saturated checkerboard. Whatever keeps a run from collapsing under it is worth
-something; reward models fail more slowly, in the same direction.
+nor content, and is highest for a saturated checkerboard. Whatever keeps a run from collapsing under it is
+worth something; reward models fail more slowly, in the same direction.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ from reward_plugin.images import to_rgb_each
 from reward_plugin.scorers.pixels import saturation
 from reward_plugin.types import ImageLike, ScoreTable
 
-#: Mean absolute Laplacian at which the first half is half full; pocket pictures have about 5, a checkerboard 1020.
+#: Mean absolute Laplacian at which the first half is half full; pocket pictures have about 5, a checkerboard
+#: of black and white 1020.
 HALF = 32.0
 
 
@@ -34,7 +35,7 @@ class NaiveScorer:
 
 
 def naive_pixels(image: np.ndarray) -> float:
-    """50 L / (L + 32) + 50 S of a uint8 [H, W, 3] image: L its mean absolute Laplacian, S its mean saturation.
+    """50 L / (L + 32) + 50 S of a uint8 [H, W, 3] image: L mean absolute Laplacian, S mean saturation.
 
     The Laplacian is that of the four neighbours of luma, 0 to 255, with edges repeated at the border.
     """
