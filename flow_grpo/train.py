@@ -28,10 +28,10 @@ from flow_grpo.order import prompts_of_iteration, shard
 from flow_grpo.prompts import Prompt
 from flow_grpo.rollout import Item, Plan, Rollout, Scores, rollout, training_seed
 from flow_grpo.run import Run
+from flow_grpo.sampler import training_plan
 from flow_grpo.selection import deal
 from flow_grpo.validate import validate
 from flow_grpo.weighting import statistics
-from flow_grpo.window import draw_window
 from reward_plugin.types import Rewards
 
 if TYPE_CHECKING:
@@ -95,16 +95,11 @@ def sample_iteration(run: Run, rewards: Rewards, accelerator: Accelerator) -> Ro
     sampler, size = config.sampler, config.prompts.group_size
     prompts = own_prompts(run, accelerator)
     items = [Item(row, member) for row in range(len(prompts)) for member in range(size)]
-    plan = Plan(
-        num_steps=sampler.num_steps,
-        stochastic=draw_window(sampler.window, sampler.num_steps, config.seed, run.iteration)
-        if ALGORITHMS[config.algorithm].Config.needs_trajectory
-        else (),
-        noise_level=sampler.noise_level,
-        kind=sampler.kind,
-        keep_mean=ALGORITHMS[config.algorithm].Config.needs_old_mean,
-        chunk=sampler.chunk,
-    )
+    algorithm = ALGORITHMS[config.algorithm].Config
+    if algorithm.needs_trajectory:
+        plan = training_plan(sampler, config.seed, run.iteration, keep_mean=algorithm.needs_old_mean)
+    else:
+        plan = Plan(num_steps=sampler.num_steps, chunk=sampler.chunk, shared_noise=sampler.shared_noise)
     identity = training_seed(config.seed, run.iteration)
     weights = config.reward.weights_at(run.iteration)
     with run.updater.sampling_weights():
