@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import os
+import re
 import ssl
 from pathlib import Path
 
@@ -16,16 +17,24 @@ def read_token(file: Path | str | None) -> str | None:
     """The bearer token: from a file, or from the environment, or none.
 
     Raises:
-        ConfigError: the file is not there or empty.
+        ConfigError: the file is not there, or there is no token in it, or one that no header can carry.
     """
     if file is None:
-        return os.environ.get(TOKEN_VARIABLE) or None
-    try:
-        token = Path(file).read_text(encoding="utf-8").strip()
-    except OSError as error:
-        raise ConfigError(f"token_file {file}: {error.strerror}; write the shared secret into it") from None
+        source, token = TOKEN_VARIABLE, os.environ.get(TOKEN_VARIABLE, "").strip()
+        if not token:
+            return None
+    else:
+        source = f"token_file {file}"
+        try:
+            token = Path(file).read_text(encoding="utf-8", errors="replace").strip()
+        except OSError as error:
+            raise ConfigError(f"{source}: {error.strerror}; write the shared secret into it") from None
     if not token:
-        raise ConfigError(f"token_file {file}: empty; write the shared secret into it")
+        raise ConfigError(f"{source}: empty; write the shared secret into it")
+    if not re.fullmatch("[!-~]+", token):
+        raise ConfigError(
+            f"{source}: a token is one word of ASCII characters; openssl rand -hex 32 makes one"
+        )
     return token
 
 
@@ -39,12 +48,19 @@ def is_loopback(host: str) -> bool:
         return False
 
 
-def trust(ca_file: Path | str) -> ssl.SSLContext:
-    """TLS with the certificates of a file, and none else, to trust a server by.
+def trust(ca_file: Path | str | None) -> ssl.SSLContext:
+    """TLS with the certificates to trust a server by: those of a file, and none else, or those that this
+    machine trusts (SSL_CERT_FILE names others) together with the usual authorities.
 
     Raises:
         ConfigError: the file is not there or holds no certificates.
     """
+    if ca_file is None:
+        import certifi
+
+        context = ssl.create_default_context()
+        context.load_verify_locations(certifi.where())
+        return context
     try:
         return ssl.create_default_context(cafile=ca_file)
     except ssl.SSLError:

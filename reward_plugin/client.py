@@ -7,24 +7,20 @@ ever turned into a number.
 
 from __future__ import annotations
 
-import math
+import os
 from collections.abc import Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any
 
 import httpx
-import numpy as np
 
-from reward_plugin.about import About
 from reward_plugin.access import read_token
-from reward_plugin.cache import Row, ScoreCache
-from reward_plugin.connection import Call, Connection
-from reward_plugin.encoding import Body, Picture, digest, encode_each
-from reward_plugin.errors import ConfigError, ProtocolError
+from reward_plugin.call import Call
+from reward_plugin.errors import ConfigError, ServerUnavailable
 from reward_plugin.local import LocalRewards
+from reward_plugin.session import Session
 from reward_plugin.types import ImageLike, Rewards, ScoreTable
-from reward_plugin.wire import decode_response
 
 __all__ = ["LocalRewards", "RewardClient", "RewardsConfig", "build_rewards"]
 
@@ -94,7 +90,9 @@ class RewardClient:
 
     Pictures travel losslessly: as raw arrays to this machine, as PNG to others, and encoded bytes as they
     are. A request that fails on one server is tried on the next. Equal pictures with equal prompts are scored
-    once in the client's life.
+    once in the client's life. All its scores are by the same model: a server that comes back with another one
+    counts as away. May be pickled (with its token) and used after a fork; a copy has connections and a memory
+    of its own.
     """
 
     def __init__(
@@ -124,34 +122,49 @@ class RewardClient:
                 scored, however often it comes.
             transport: what carries the requests instead of sockets, for tests.
         """
-        if batch_size < 1:
-            raise ConfigError(f"batch_size {batch_size}: it must be at least 1")
-        self.batch_size = batch_size
-        self.cache = ScoreCache(cache_items) if cache_items > 0 else None
-        addresses = [urls] if isinstance(urls, str) else list(urls)
-        threads = concurrency * max(1, len(addresses))
-        self._connection = Connection(
-            addresses,
-            token=token,
-            ca_file=ca_file,
-            timeout=timeout,
-            max_outage=max_outage,
-            max_connections=threads,
-            transport=transport,
-        )
-        self._about = About(self._connection)
-        self._batches = ThreadPoolExecutor(threads, thread_name_prefix="reward-batch")
-        self._requests = ThreadPoolExecutor(threads, thread_name_prefix="reward-request")
+        for name, value, least in (
+            ("batch_size", batch_size, 1),
+            ("concurrency", concurrency, 1),
+            ("timeout", timeout, 0.001),
+            ("max_outage", max_outage, 0),
+        ):
+            if not value >= least:
+                raise ConfigError(f"{name} {value}: it must be at least {least}")
+        self._settings: dict[str, Any] = {
+            "urls": [urls] if isinstance(urls, str) else list(urls),
+            "token": token,
+            "ca_file": ca_file,
+            "timeout": timeout,
+            "max_outage": max_outage,
+            "batch_size": batch_size,
+            "concurrency": concurrency,
+            "cache_items": cache_items,
+            "transport": transport,
+        }
+        self._opened = Session(**self._settings)
+
+    @property
+    def _session(self) -> Session:
+        """What belongs to this process, made anew after a fork, which no thread survives."""
+        if self._opened.process != os.getpid():
+            self._opened = Session(**self._settings)
+        return self._opened
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self._settings
+
+    def __setstate__(self, settings: dict[str, Any]) -> None:
+        self.__init__(**settings)  # type: ignore[misc]
 
     @property
     def dimensions(self) -> tuple[str, ...]:
         """Columns of every table that comes back."""
-        return self._about.now().dimensions
+        return self._session.about.now().dimensions
 
     @property
     def description(self) -> Mapping[str, Any]:
-        """What the server says of itself at /v1/scorers; asked once, and again after an outage."""
-        return self._about.now().answer
+        """What the server says of itself at /v1/scorers; asked once."""
+        return self._session.about.now().answer
 
     def submit(
         self,
@@ -171,10 +184,7 @@ class RewardClient:
         passed, `RequestRefused` when one refused, `ScorerFailed` when the model failed. A picture that cannot
         be read raises nothing: its scores are missing, with the reason.
         """
-        if prompts is not None and len(prompts) != len(images):
-            raise ConfigError(f"{len(prompts)} prompts for {len(images)} images; give one each, or none")
-        texts = None if prompts is None else list(prompts)
-        return self._batches.submit(self._score_batch, list(images), texts, Call(deadline))
+        return self._start(images, prompts, Call(deadline))
 
     def score(
         self,
@@ -182,8 +192,14 @@ class RewardClient:
         prompts: Sequence[str] | None = None,
         deadline: float | None = None,
     ) -> ScoreTable:
-        """Score and wait."""
-        return self.submit(images, prompts, deadline).result()
+        """Score and wait; the errors are those of `submit`. An interrupt ends the attempts, too."""
+        call = Call(deadline)
+        try:
+            return self._start(images, prompts, call).result()
+        except BaseException:
+            call.lost = call.lost or ServerUnavailable("nobody waits for these scores any more")
+            self._session.connection.wake()
+            raise
 
     def wait_ready(self, timeout: float) -> None:
         """Wait until every server has its models loaded and has made a first score.
@@ -191,101 +207,30 @@ class RewardClient:
         Raises:
             ServerUnavailable: one of them is not ready after `timeout` seconds.
             RequestRefused: it does not know the token.
-            ConfigError: they score different dimensions.
+            ConfigError: they score differently.
         """
-        self._connection.wait_ready(timeout)
-        self._about.compare()
+        self._session.connection.wait_ready(timeout)
+        self._session.about.compare()
 
-    def close(self) -> None:
-        """Finish the requests under way, drop what waits for a turn or a server, close the connections."""
-        self._connection.stop()
-        self._batches.shutdown(cancel_futures=True)
-        self._requests.shutdown(cancel_futures=True)
-        self._connection.close()
+    def close(self, *, wait: bool = True) -> None:
+        """Drop what waits for a turn or a server, finish the requests under way, close the connections.
+
+        Args:
+            wait: for the requests under way, at most `timeout` seconds; or give them up.
+        """
+        if self._opened.process == os.getpid():  # not in a fork that never used it
+            self._opened.close(wait=wait)
 
     def __enter__(self) -> RewardClient:
         return self
 
-    def __exit__(self, *exc: object) -> None:
-        self.close()
+    def __exit__(self, kind: type[BaseException] | None, *exc: object) -> None:
+        self.close(wait=kind is None)
 
-    def _score_batch(self, images: list[ImageLike], prompts: list[str] | None, call: Call) -> ScoreTable:
-        about = self._about.now(call)
-        if not images:
-            return ScoreTable.computed(about.dimensions, [])
-        size = part_size(len(images), min(self.batch_size, about.max_items), len(self._connection.urls))
-        futures = []
-        for start in range(0, len(images), size):
-            part = slice(start, start + size)
-            texts = None if prompts is None else prompts[part]
-            futures.append(self._requests.submit(self._score_part, images[part], texts, call))
-        try:
-            return ScoreTable.concat([call.result_of(future) for future in futures])
-        except Exception as error:
-            call.lost = error  # the other parts need not be tried any more
-            for future in futures:
-                future.cancel()
-            raise
-
-    def _score_part(self, images: list[ImageLike], prompts: list[str] | None, call: Call) -> ScoreTable:
-        """Pictures of one request; those that cannot even be sent are missing, with their reason."""
-        pictures, errors = encode_each(images, raw=self._connection.is_local)
-        if prompts is not None:
-            prompts = [text for text, error in zip(prompts, errors, strict=True) if error is None]
-        if not pictures:
-            table = ScoreTable.computed(self._about.now(call).dimensions, [])
-        elif self.cache is None:
-            table = self._request(pictures, prompts, call)
-        else:
-            table = self._score_new(pictures, prompts, call, self.cache)
-        return table.scatter(errors)
-
-    def _score_new(
-        self, pictures: list[Picture], prompts: list[str] | None, call: Call, cache: ScoreCache
-    ) -> ScoreTable:
-        """Only what is neither known nor being scored for somebody else is sent."""
-        about, count = self._about.now(call), len(pictures)
-        keys = [digest(p, prompts[i] if prompts else None, about.scored_by) for i, p in enumerate(pictures)]
-        rows: dict[int, Row] = {}
-        while open_ := [i for i in range(count) if i not in rows]:
-            found = {i: cache.claim(keys[i]) for i in open_}
-            mine = [i for i in open_ if found[i] is None]
-            if mine:
-                texts = None if prompts is None else [prompts[i] for i in mine]
-                try:
-                    table = self._request([pictures[i] for i in mine], texts, call)
-                except BaseException:
-                    cache.give_back(keys[i] for i in mine)
-                    raise
-                for i, values, error in zip(mine, table.values, table.errors, strict=True):
-                    rows[i] = (values.copy(), error)
-                    cache.settle(keys[i], rows[i])
-            for i, there in found.items():
-                row = call.result_of(there) if isinstance(there, Future) else there
-                if row is not None:  # if the other one failed, it is this call's turn to try
-                    rows[i] = row
-        values, reasons = zip(*(rows[i] for i in range(count)), strict=True)
-        return ScoreTable(about.dimensions, np.stack(values), reasons)
-
-    def _request(self, pictures: list[Picture], prompts: list[str] | None, call: Call) -> ScoreTable:
-        """Scores from a server, in several requests where one would be over its size limit."""
-        about = self._about.now(call)
-        if len(pictures) > 1 and sum(picture.size for picture in pictures) > about.max_bytes:
-            half = len(pictures) // 2
-            texts = (None, None) if prompts is None else (prompts[:half], prompts[half:])
-            halves = zip((pictures[:half], pictures[half:]), texts, strict=True)
-            return ScoreTable.concat([self._request(part, text, call) for part, text in halves])
-        table = decode_response(self._connection.send("POST", "/v1/score", Body(pictures, prompts), call))
-        if len(table) != len(pictures):
-            raise ProtocolError(f"{len(pictures)} images were sent, {len(table)} scores came back")
-        if table.dimensions != about.dimensions:
-            raise ProtocolError(
-                f"the scores that came back are {', '.join(table.dimensions)}; /v1/scorers promised "
-                f"{', '.join(about.dimensions)}: serve the same scorers at every address"
-            )
-        return table
-
-
-def part_size(images: int, most: int, servers: int) -> int:
-    """Pictures in each request: at most `most`, about equally many, and something for every server."""
-    return math.ceil(images / max(math.ceil(images / most), min(images, servers)))
+    def _start(
+        self, images: Sequence[ImageLike], prompts: Sequence[str] | None, call: Call
+    ) -> Future[ScoreTable]:
+        if prompts is not None and len(prompts) != len(images):
+            raise ConfigError(f"{len(prompts)} prompts for {len(images)} images; give one each, or none")
+        texts = None if prompts is None else list(prompts)
+        return self._session.start(list(images), texts, call)

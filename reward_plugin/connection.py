@@ -3,23 +3,23 @@
 from __future__ import annotations
 
 import logging
+import ssl
 import threading
 import time
-from collections.abc import Mapping, Sequence
-from concurrent.futures import Future
-from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
-from typing import Any, TypeVar
-from urllib.parse import urlsplit
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
 
 import httpx
 
-from reward_plugin.access import is_loopback, trust
+from reward_plugin.access import trust
+from reward_plugin.address import check_url, is_local
+from reward_plugin.answers import MAX_BYTES, RETRIED, Answer
+from reward_plugin.call import Call
 from reward_plugin.encoding import Body
 from reward_plugin.errors import (
     ConfigError,
     ProtocolError,
-    RequestRefused,
+    RewardError,
     ScorerFailed,
     ServerBusy,
     ServerUnavailable,
@@ -27,56 +27,15 @@ from reward_plugin.errors import (
 from reward_plugin.failover import Failover, Server
 from reward_plugin.retry import Backoff
 
-T = TypeVar("T")
+#: Says what is wrong with an answer that is well formed, so that its server counts as being away; or None.
+Trouble = Callable[[Mapping[str, Any]], str | None]
 
 log = logging.getLogger(__name__)
 
-#: Worth another attempt: a proxy without its server, and a server over its queue limit.
-RETRIED = frozenset({429, 502, 503, 504})
 #: Seconds to reach a server's machine at all.
 CONNECT = 10.0
 
 _REMEDY = "is it running (python -m reward_plugin serve --config FILE), and is the address right?"
-
-
-class Call:
-    """What the requests of one call have in common: when it must be over, and whether it is lost already."""
-
-    def __init__(self, seconds: float | None = None) -> None:
-        """Begin now, and end after so many seconds; None: whenever the servers answer."""
-        self.seconds = seconds
-        self.lost: Exception | None = None
-        self._ends = float("inf") if seconds is None else time.monotonic() + seconds
-
-    def left(self) -> float:
-        """Seconds to the deadline; infinite without one.
-
-        Raises:
-            ServerUnavailable: it has passed.
-        """
-        left = self._ends - time.monotonic()
-        if left <= 0:
-            raise self.late()
-        return left
-
-    def result_of(self, future: Future[T]) -> T:
-        """What another thread does for this call.
-
-        Raises:
-            ServerUnavailable: it is not done at the deadline.
-        """
-        left = self.left()
-        try:
-            return future.result(None if left == float("inf") else left)
-        except TimeoutError:
-            raise self.late() from None
-
-    def late(self) -> ServerUnavailable:
-        """The error of a deadline that has passed."""
-        return ServerUnavailable(
-            f"the scores did not come within the call's deadline of {self.seconds:g} s; allow more, send "
-            "fewer images at once, or serve them with more replicas"
-        )
 
 
 class Connection:
@@ -97,34 +56,28 @@ class Connection:
         transport: httpx.BaseTransport | None = None,
     ) -> None:
         """Open nothing yet; the arguments are those of `RewardClient`."""
-        self.urls = [url.rstrip("/") for url in urls]
-        for url in self.urls:
-            if urlsplit(url).scheme not in ("http", "https") or not urlsplit(url).hostname:
-                raise ConfigError(f"url {url!r}: write it as http://host:port")
+        self.urls = list(dict.fromkeys(map(check_url, urls)))
         if not self.urls:
             raise ConfigError("url is empty; give the address of a reward server")
+        self.is_local = all(map(is_local, self.urls))
         self.timeout, self.max_outage = timeout, max_outage
         self.servers = Failover(self.urls, max_outage)
+        secure = ca_file is not None or any(url.startswith("https:") for url in self.urls)
         self._http = httpx.Client(
             headers={"Authorization": f"Bearer {token}"} if token else {},
             limits=httpx.Limits(max_connections=max_connections, max_keepalive_connections=max_connections),
             transport=transport,
-            verify=True if ca_file is None else trust(ca_file),
+            verify=trust(ca_file) if secure else ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT),  # trusts nobody
             trust_env=False,  # a proxy for the outside world must not come between trainer and server
         )
         self._stopped = threading.Event()
-
-    @property
-    def is_local(self) -> bool:
-        """Whether every server is on this machine."""
-        return all(is_loopback(urlsplit(url).hostname or "") for url in self.urls)
 
     def wait_ready(self, timeout: float) -> None:
         """Wait until every server is ready; `ServerUnavailable` after `timeout` seconds."""
         started, backoff = time.monotonic(), Backoff(longest=2.0)
         for url in self.urls:
             told, attempts = float("-inf"), 0
-            while (trouble := self._not_ready(url)) is not None:
+            while (trouble := self._not_ready(url, started + timeout)) is not None:
                 attempts += 1
                 now, delay = time.monotonic(), backoff.delay(attempts)
                 if now - started + delay > timeout:
@@ -136,15 +89,19 @@ class Connection:
                 if self._stopped.wait(delay):
                     raise _closed()
 
-    def ask_each(self, path: str) -> dict[str, Any]:
+    def ask_each(self, path: str) -> dict[str, dict[str, Any]]:
         """What every server, by its address, answers to a GET just now."""
         answers = {}
         for url in self.urls:
             try:
-                answers[url] = _result(self._http.get(url + path, timeout=CONNECT), url)
-            except httpx.TransportError as error:
+                answers[url] = self._exchange(url, "GET", path, None, CONNECT).result()
+            except httpx.RequestError as error:
                 raise ServerUnavailable(f"reward server {url}: {_said(error)}; {_REMEDY}") from None
         return answers
+
+    def wake(self) -> None:
+        """Let requests that wait look whether they are still wanted."""
+        self.servers.wake()
 
     def stop(self) -> None:
         """Make no further attempts; whoever is waiting for one gets `ServerUnavailable` now."""
@@ -156,14 +113,30 @@ class Connection:
         self.stop()
         self._http.close()
 
-    def send(self, method: str, path: str, body: Body | None = None, call: Call | None = None) -> Any:
-        """One request with all its attempts; returns the parsed JSON of the answer.
+    def send(
+        self,
+        method: str,
+        path: str,
+        body: Body | None = None,
+        call: Call | None = None,
+        trouble: Trouble = lambda answer: None,
+    ) -> dict[str, Any]:
+        """One request with all its attempts; returns the JSON object of the answer.
+
+        Args:
+            method: HTTP's.
+            path: behind the server's address.
+            body: what is sent.
+            call: its deadline counts, and whether it is lost.
+            trouble: an answer for which it finds words is as good as none.
 
         Raises:
             ServerUnavailable: no server gave a usable answer for `max_outage` seconds, the call's deadline
                 passed, or the client was closed.
             ServerBusy: the last of them answered, but was over its queue limit.
             RequestRefused: a server said no, which no other attempt would change.
+            TooLarge: it is over a server's limits.
+            ProtocolError: what answers is no reward server.
             ScorerFailed: the model failed, on every server that could be asked.
         """
         call = call or Call()
@@ -179,33 +152,26 @@ class Connection:
                 self._wait(since, left)
                 continue
             try:
-                response = self._attempt(server, started, method, path, body, left)
+                answer = self._attempt(server, started, method, path, body, left)
+                result = None if answer is None else self._judged(answer, server, started, trouble)
             except httpx.TimeoutException:
                 raise call.late() from None
-            if response is None:
-                attempts, since = attempts + 1, min(since, started)
-                # Others may well be answered: then it is this request that servers do not survive.
-                if attempts >= len(self.urls) and time.monotonic() - since > self.max_outage:
-                    raise self._gone(server, time.monotonic() - since)
-            else:
-                try:
-                    return _result(response, server.url)
-                except ScorerFailed as error:
-                    broken[server.url] = error  # another server's device may be well
+            except ScorerFailed as error:
+                broken[server.url] = error  # another server's device may be well
+                continue
+            if result is not None:
+                return result
+            attempts, since = attempts + 1, min(since, started)
+            # Others may well be answered: then it is this request that servers do not survive.
+            if attempts >= len(self.urls) and time.monotonic() - since > self.max_outage:
+                raise self._gone(server, time.monotonic() - since)
 
     def _attempt(
         self, server: Server, started: float, method: str, path: str, body: Body | None, left: float
-    ) -> httpx.Response | None:
+    ) -> Answer | None:
         """The answer, or None where it is worth another attempt; TimeoutException if `left` is over."""
-        timeout = min(self.timeout, left)
         try:
-            response = self._http.request(
-                method,
-                server.url + path,
-                content=None if body is None else body.chunks(),
-                headers=None if body is None else body.headers,
-                timeout=httpx.Timeout(timeout, connect=min(timeout, CONNECT)),
-            )
+            answer = self._exchange(server.url, method, path, body, min(self.timeout, left))
         except httpx.RequestError as error:
             if self._stopped.is_set():
                 raise _closed() from None
@@ -214,17 +180,43 @@ class Connection:
                 raise  # the caller's haste is not the server's fault
             self.servers.failed(server, started, _said(error))
             return None
-        if response.status_code not in RETRIED:
-            self.servers.answered(server, started)
-            return response
-        self.servers.failed(
-            server,
-            started,
-            f"HTTP {response.status_code}: {_message(response)}",
-            busy=response.status_code in (429, 503),
-            retry_after=_retry_after(response.headers),
-        )
+        if answer.status not in RETRIED:
+            return answer
+        trouble = f"HTTP {answer.status}: {answer.message}"
+        self.servers.failed(server, started, trouble, busy=answer.is_busy, retry_after=answer.retry_after)
         return None
+
+    def _exchange(self, url: str, method: str, path: str, body: Body | None, seconds: float) -> Answer:
+        """One attempt, which ends in time however slowly the two sides speak; any `httpx.RequestError`."""
+        ends = time.monotonic() + seconds
+        content, headers = (None, None) if body is None else (_until(ends, body.chunks()), body.headers)
+        timeout = httpx.Timeout(seconds, connect=min(seconds, CONNECT))
+        with self._http.stream(
+            method, url + path, content=content, headers=headers, timeout=timeout
+        ) as answer:
+            read = bytearray()
+            for piece in _until(ends, answer.iter_bytes()):
+                read += piece
+                if len(read) > MAX_BYTES:
+                    raise ProtocolError(
+                        f"{url} answers with more than {MAX_BYTES} bytes; no reward server does"
+                    )
+            return Answer(url, answer.status_code, answer.headers, bytes(read))
+
+    def _judged(
+        self, answer: Answer, server: Server, started: float, trouble: Trouble
+    ) -> dict[str, Any] | None:
+        """What the answer says, or None where it is as good as none; the errors of `Answer.result`."""
+        try:
+            result = answer.result()
+        except RewardError:
+            self.servers.answered(server, started)
+            raise
+        if (words := trouble(result)) is not None:
+            self.servers.failed(server, started, words)
+            return None
+        self.servers.answered(server, started)
+        return result
 
     def _wait(self, since: float, left: float) -> None:
         """Sleep until a server may be tried again, unless that would be too late."""
@@ -248,12 +240,13 @@ class Connection:
             raise call.lost
         return call.left()
 
-    def _not_ready(self, url: str) -> str | None:
+    def _not_ready(self, url: str, ends: float) -> str | None:
+        patience = min(CONNECT, max(1.0, ends - time.monotonic()))
         try:
-            response = self._http.get(f"{url}/ready", timeout=CONNECT)
-        except httpx.TransportError as error:
+            answer = self._exchange(url, "GET", "/ready", None, patience)
+        except httpx.RequestError as error:
             return _said(error)
-        return None if response.status_code == 200 else f"HTTP {response.status_code}: {response.text[:200]}"
+        return None if answer.status == 200 else f"HTTP {answer.status}: {answer.text}"
 
 
 def _closed() -> ServerUnavailable:
@@ -264,36 +257,9 @@ def _said(error: httpx.RequestError) -> str:
     return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
 
 
-def _result(response: httpx.Response, url: str) -> Any:
-    if response.status_code == 200:
-        try:
-            return response.json()
-        except ValueError:
-            raise ProtocolError(f"{url} answered {response.text[:80]!r}, which is not JSON") from None
-    if response.status_code >= 500:
-        raise ScorerFailed(f"reward server {url}: HTTP {response.status_code}: {_message(response)}")
-    raise RequestRefused(f"reward server {url}: HTTP {response.status_code}: {_message(response)}")
-
-
-def _message(response: httpx.Response) -> str:
-    """What a server says went wrong, with the name under which its log has more."""
-    try:
-        error = response.json()["error"]
-        name = error.get("request_id")
-        return f"{error['message']} (request {name})" if name else str(error["message"])
-    except (ValueError, KeyError, TypeError, AttributeError):
-        return response.text[:200]
-
-
-def _retry_after(headers: Mapping[str, str]) -> float:
-    """Seconds that the server asks to be left alone, given as a number or, by some proxies, as a date."""
-    text = headers.get("retry-after", "0")
-    try:
-        return max(0.0, float(text))
-    except ValueError:
-        pass
-    try:
-        when = parsedate_to_datetime(text)
-    except ValueError:
-        return 0.0
-    return max(0.0, (when.replace(tzinfo=when.tzinfo or UTC) - datetime.now(UTC)).total_seconds())
+def _until(ends: float, pieces: Iterator[bytes]) -> Iterator[bytes]:
+    """The pieces; httpx itself only limits the time for each of them."""
+    for piece in pieces:
+        if time.monotonic() > ends:
+            raise httpx.ReadTimeout("the exchange as a whole took too long")
+        yield piece

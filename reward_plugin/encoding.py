@@ -89,13 +89,15 @@ class Body:
     """A request of `reward_plugin.wire` as pieces of memory that are never joined; can be sent repeatedly.
 
     Attributes:
+        id: A name for the request, which comes back with its scores.
         headers: Content type and length.
     """
 
     def __init__(self, pictures: Sequence[Picture], prompts: Sequence[str] | None) -> None:
         """Pictures and, where there are prompts, one for each."""
         boundary = secrets.token_hex(16)  # 128 random bits do not occur in the pictures
-        request = json.dumps({"version": VERSION, "prompts": prompts}).encode()
+        self.id = boundary[:16]
+        request = json.dumps({"version": VERSION, "id": self.id, "prompts": prompts}).encode()
         self._pieces: list[Buffer] = [_head(boundary, 'name="request"', "application/json") + request]
         for number, picture in enumerate(pictures):
             kind = "application/x-npy" if picture.head else "application/octet-stream"

@@ -52,9 +52,6 @@ class Failover:
     """Deals out servers in turn. One that failed is left alone for a growing time, and is then tried by one
     request at a time until it answers; all requests of a client share what one of them has found out.
     Thread-safe.
-
-    Attributes:
-        returns: How often a server came back after it could not be reached; it may have changed meanwhile.
     """
 
     def __init__(
@@ -66,7 +63,6 @@ class Failover:
     ) -> None:
         """All servers count as well until one fails; `max_outage` is only told in messages."""
         self.servers = [Server(url) for url in urls]
-        self.returns = 0
         self._max_outage, self._backoff, self._clock = max_outage, backoff or Backoff(), clock
         self._turn = 0
         self._changed = threading.Condition()
@@ -117,7 +113,6 @@ class Failover:
         with self._changed:
             if not server.failures or started < server.last:
                 return
-            self.returns += not server.busy
             server.failures, server.until, server.probing = 0, -math.inf, False
             away, announced = self._clock() - server.since, server.announced
             self._changed.notify_all()

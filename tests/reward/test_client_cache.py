@@ -67,7 +67,7 @@ def test_failed_scores_are_tried_again(app: TestClient, channels: ChannelMeans):
             table = client.score([plain(1, 2)], [""])
             assert np.isnan(table.values[0, 2]) and table.errors == ("an empty prompt",)
             assert len(channels.batches) == number
-        assert client.cache is not None and len(client.cache) == 0
+        assert client._session.cache is not None and len(client._session.cache) == 0
 
 
 def test_no_cache_scores_every_picture(app: TestClient, channels: ChannelMeans):
@@ -147,24 +147,6 @@ def test_the_digest_tells_apart_what_scores_differently():
         digest(encode(image, raw=True), "", b"xa"),
     ]
     assert len({*other, digest(encode(image, raw=True), "a", b"x")}) == len(other) + 1
-
-
-def test_a_server_that_comes_back_as_another_is_asked_again(
-    channels: ChannelMeans, caplog: pytest.LogCaptureFixture
-):
-    with TestClient(build_app([channels], scored_by="one")) as app:
-        transport = InMemory(app)
-        with RewardClient("http://server", transport=transport) as client:
-            client.wait_ready(30)
-            client.score([plain(1, 2)])
-            scored = len(channels.batches)
-            with TestClient(build_app([ChannelMeans()], scored_by="two")) as other:
-                transport.app = other
-                client._connection.servers.returns += 1  # as after an outage
-                assert client.score([plain(1, 2)]).values.tolist() == [[1, 2]]
-                assert client.cache is not None and len(client.cache) == 2
-    assert len(channels.batches) == scored
-    assert "it scores with two now, with one before" in caplog.text
 
 
 @pytest.mark.parametrize("raw", [True, False])

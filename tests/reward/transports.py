@@ -13,7 +13,7 @@ import httpx
 from starlette.testclient import TestClient
 
 from reward_plugin.types import ScoreTable
-from reward_plugin.wire import encode_response
+from reward_plugin.wire import decode_request, encode_response
 
 
 class InMemory(httpx.BaseTransport):
@@ -67,7 +67,8 @@ class Answer(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         assert isinstance(self.server, Unreliable)
         self.server.times.append(time.monotonic())
-        self.server.bodies.append(self.rfile.read(int(self.headers["content-length"])))
+        body = self.rfile.read(int(self.headers["content-length"]))
+        self.server.bodies.append(body)
         answers = self.server.answers
         answer = answers.pop(0) if len(answers) > 1 else answers[0]
         if answer == "hang up":
@@ -78,7 +79,9 @@ class Answer(BaseHTTPRequestHandler):
             answer = 200
         status, headers = answer if isinstance(answer, tuple) else (answer, {})
         table = ScoreTable.computed(("red",), [[42]] * self.server.count)
-        self._send(status, headers, encode_response(table) if status == 200 else {"error": {"message": "no"}})
+        name = decode_request(self.headers["content-type"], body).id
+        message = encode_response(table, name) if status == 200 else {"error": {"message": "no"}}
+        self._send(status, headers, message)
 
     def do_GET(self) -> None:
         assert isinstance(self.server, Unreliable)
