@@ -58,7 +58,7 @@ def test_dance_sde_closed_form():
     torch.testing.assert_close(result.log_prob, expected, rtol=1e-5, atol=1e-6)
 
 
-def test_cps_closed_form_and_variance_is_preserved():
+def test_cps_closed_form():
     x, velocity, noise = batch()
     sigma, sigma_next, level = 0.6, 0.45, 0.8
     result = step(velocity, x, sigma, sigma_next, level, kind="cps", noise=noise)
@@ -69,8 +69,62 @@ def test_cps_closed_form_and_variance_is_preserved():
     torch.testing.assert_close(
         result.log_prob, -(std * noise).square().flatten(1).mean(1), rtol=1e-5, atol=1e-6
     )
-    # Noise of the mean and new noise together have the variance that sigma' asks for.
-    assert (sigma_next**2 - std**2) + std**2 == pytest.approx(sigma_next**2)
+
+
+@pytest.mark.parametrize(
+    "kind, delta, tolerance", [("cps", 0.3, 1e-6), ("flow_sde", 1e-3, 2e-5), ("dance_sde", 1e-3, 2e-5)]
+)
+@pytest.mark.parametrize("sigma", [0.9, 0.5])
+def test_old_and_new_noise_together_are_as_much_as_sigma_asks_for(kind, delta, tolerance, sigma):
+    """Of data 0 the sample is sigma e and the velocity e: CPS keeps the variance exactly, an SDE to first order."""
+    noise = torch.ones(1, 6, 8)
+    result = step(noise, sigma * noise, sigma, sigma - delta, 0.7, kind=kind, noise=torch.zeros_like(noise))
+    left = float(result.mean[0, 0, 0])
+    assert 0 < left < sigma - delta  # some of it was exchanged
+    assert left**2 + float(result.std) ** 2 == pytest.approx((sigma - delta) ** 2, abs=tolerance)
+
+
+def test_dance_sde_is_finite_at_the_first_step_and_has_the_same_noise_everywhere():
+    x, velocity, noise = batch()
+    for sigma, sigma_next in ((1.0, 0.8), (0.4, 0.2)):
+        result = step(velocity, x, sigma, sigma_next, 0.3, kind="dance_sde", noise=noise)
+        torch.testing.assert_close(result.std, torch.full((4,), 0.3 * math.sqrt(0.2)), rtol=1e-5, atol=0)
+        assert result.x_next.isfinite().all() and (result.diffusion == torch.tensor(0.3)).all()
+
+
+@pytest.mark.parametrize("given", ["noise", "x_next"])
+def test_kinds_and_levels_may_differ_within_a_batch(given):
+    x, velocity, noise = batch(6)
+    kinds, levels = torch.tensor([2, 0, 1, 1, 0, 2]), torch.tensor([0.3, 0.7, 0.8, 0.5, 1.2, 0.6])
+    sigma, sigma_next = (
+        torch.tensor([1.0, 1.0, 0.6, 1.0, 0.5, 0.3]),
+        torch.tensor([0.8, 0.8, 0.4, 0.7, 0.3, 0.1]),
+    )
+    gradients = []
+    for together in (True, False):
+        leaf = velocity.clone().requires_grad_()
+        if together:
+            mixed = step(leaf, x, sigma, sigma_next, levels, kind=kinds, **{given: noise})
+            results = [mixed]
+        else:
+            results = [
+                step(
+                    leaf[i : i + 1],
+                    x[i : i + 1],
+                    sigma[i],
+                    sigma_next[i],
+                    levels[i],
+                    kind=KINDS[kinds[i]],
+                    **{given: noise[i : i + 1]},
+                )
+                for i in range(6)
+            ]
+            for name, value in vars(mixed).items():
+                assert torch.equal(value, torch.cat([getattr(result, name) for result in results])), name
+        sum(result.log_prob.sum() + result.mean.sum() for result in results).backward()
+        gradients.append(leaf.grad)
+    assert gradients[0].isfinite().all()
+    torch.testing.assert_close(*gradients, rtol=1e-6, atol=1e-8)
 
 
 @pytest.mark.parametrize("kind", KINDS)

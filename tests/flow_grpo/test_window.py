@@ -39,9 +39,53 @@ def test_window_depends_on_seed_and_iteration_alone():
     assert first != [draw_window(config, 8, 1, i) for i in range(50)]
 
 
+def starts(config, num_steps, iterations):
+    return [draw_window(config, num_steps, 0, iteration).start for iteration in range(iterations)]
+
+
+def test_a_progressive_window_moves_on_and_begins_again():
+    """MixGRPO's published setting: 4 of 25 steps, 25 iterations at each place, one step further each time."""
+    config = WindowConfig("progressive", size=4, interval=25)
+    places = starts(config, 25, 800)
+    # The published 300 iterations see places 0 to 11; there the window is empty at the end of its range, here
+    # the last place is 20, the last at which it is whole without the deterministic step.
+    assert places[:300] == [place for place in range(12) for _ in range(25)]
+    assert places[300:525] == [place for place in range(12, 21) for _ in range(25)]
+    assert places[525:] == places[:275]
+    assert all(len(draw_window(config, 25, 0, i)) == 4 for i in range(0, 800, 25))
+
+
+def test_without_roll_back_a_progressive_window_stays_at_its_last_place():
+    config = WindowConfig("progressive", size=2, start=1, stop=6, interval=3, stride=2, roll_back=False)
+    # A stride of 2 from 1 would pass over 4, the last place: the last move is shorter.
+    assert starts(config, 8, 12) == [1, 1, 1, 3, 3, 3, 4, 4, 4, 4, 4, 4]
+    rolling = WindowConfig("progressive", size=2, start=1, stop=6, interval=3, stride=2)
+    assert starts(rolling, 8, 12) == [1, 1, 1, 3, 3, 3, 4, 4, 4, 1, 1, 1]
+
+
+def test_a_decaying_window_stays_for_less_where_there_is_less_noise():
+    config = WindowConfig("progressive", size=4, interval=25, decay=0.1, decay_after=13)
+    stays = [starts(config, 25, 473).count(place) for place in range(21)]
+    # Published: ceil(25 exp(-0.1 relu(start - 13))).
+    assert stays[:14] == [25] * 14 and stays[14:] == [23, 21, 19, 17, 16, 14, 13]
+
+
+def test_a_stride_that_is_the_window_leaves_no_step_out_and_takes_none_twice():
+    config = WindowConfig("progressive", size=3, interval=1, stride=3)
+    assert [list(draw_window(config, 7, 0, i)) for i in range(3)] == [[0, 1, 2], [3, 4, 5], [0, 1, 2]]
+
+
+@pytest.mark.parametrize("key, value", [("interval", 0), ("stride", 0), ("decay", -0.1), ("decay_after", -1)])
+def test_a_schedule_out_of_range_is_named(key, value):
+    with pytest.raises(ValueError, match=rf"sampler\.window\.{key} is {value}: it must be"):
+        draw_window(WindowConfig("progressive", **{key: value}), 8, 0, 0)
+
+
 @pytest.mark.parametrize(
     "config, num_steps",
     [
+        (WindowConfig("progressive", size=4), 4),
+        (WindowConfig("progressive", size=3, stop=8), 8),
         (WindowConfig("all"), 1),
         (WindowConfig("fixed", size=0), 6),
         (WindowConfig("fixed", size=3, start=3), 6),
