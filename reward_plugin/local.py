@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 
@@ -23,10 +24,16 @@ class LocalRewards:
         self.scorers = tuple(scorers)
         self.dimensions = all_dimensions(self.scorers)
         self.ranges = all_ranges(self.scorers)
+        self._start_worker()
+
+    def _start_worker(self) -> None:
+        self._process = os.getpid()
         self._worker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="rewards")
 
     def submit(self, images: Sequence[ImageLike], prompts: Sequence[str] | None = None) -> Future[ScoreTable]:
         """Start scoring; the images must not be changed until the future is done."""
+        if self._process != os.getpid():  # a fork, which the thread did not survive
+            self._start_worker()
         return self._worker.submit(score_all, self.scorers, list(images), prompts)
 
     def score(self, images: Sequence[ImageLike], prompts: Sequence[str] | None = None) -> ScoreTable:

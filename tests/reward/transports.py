@@ -35,7 +35,8 @@ class InMemory(httpx.BaseTransport):
 class Unreliable(ThreadingHTTPServer):
     """Gives the listed answers to scoring requests in turn, the last one for ever.
 
-    An answer is a status, a status with headers, "hang up", or a function to call before answering 200.
+    An answer is a status, a status with headers, "hang up", a function to call before answering 200, the
+    bytes of a body, or keys to replace in the message of a good answer.
 
     Args:
         answers: See above.
@@ -48,7 +49,7 @@ class Unreliable(ThreadingHTTPServer):
     def __init__(self, *answers: object, count: int = 1, describe: bool = True) -> None:
         self.answers: list[Any] = list(answers)
         self.times, self.bodies = list[float](), list[bytes]()
-        self.count, self.describe = count, describe
+        self.count, self.describe, self.about = count, describe, b'{"dimensions": ["red"]}'
         super().__init__(("127.0.0.1", 0), Answer)
         threading.Thread(target=self.serve_forever, args=(0.02,), daemon=True).start()
 
@@ -79,16 +80,18 @@ class Answer(BaseHTTPRequestHandler):
             answer = 200
         status, headers = answer if isinstance(answer, tuple) else (answer, {})
         table = ScoreTable.computed(("red",), [[42]] * self.server.count)
+        if isinstance(status, bytes):
+            return self._send(200, headers, status)
+        change, status = (status, 200) if isinstance(status, dict) else ({}, status)
         name = decode_request(self.headers["content-type"], body).id
-        message = encode_response(table, name) if status == 200 else {"error": {"message": "no"}}
-        self._send(status, headers, message)
+        message = encode_response(table, name) | change if status == 200 else {"error": {"message": "no"}}
+        self._send(status, headers, json.dumps(message).encode())
 
     def do_GET(self) -> None:
         assert isinstance(self.server, Unreliable)
-        self._send(200 if self.server.describe else 404, {}, {"dimensions": ["red"]})
+        self._send(200 if self.server.describe else 404, {}, self.server.about)
 
-    def _send(self, status: int, headers: dict[str, str], message: object) -> None:
-        body = json.dumps(message).encode()
+    def _send(self, status: int, headers: dict[str, str], body: bytes) -> None:
         self.send_response(status)
         for name, value in (headers | {"Content-Length": str(len(body))}).items():
             self.send_header(name, value)
