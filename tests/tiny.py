@@ -63,9 +63,9 @@ def tiny_flux(path: str | Path, *, seed: int = 0, contrast: float = 6.0) -> Path
             ),
             vae=_vae(contrast),
             text_encoder=_clip_text(),
-            tokenizer=_clip_tokenizer(),
-            text_encoder_2=_t5(),
-            tokenizer_2=_t5_tokenizer(),
+            tokenizer=clip_tokenizer(),
+            text_encoder_2=t5(),
+            tokenizer_2=t5_tokenizer(),
             transformer=_transformer(),
         )
     pipeline.set_progress_bar_config(disable=True)
@@ -129,7 +129,7 @@ def _vae(contrast: float) -> torch.nn.Module:
 def _clip_text() -> torch.nn.Module:
     from transformers import CLIPTextConfig, CLIPTextModel
 
-    size = len(_clip_vocabulary())
+    size = len(clip_vocabulary())
     config = CLIPTextConfig(
         vocab_size=size,
         hidden_size=16,
@@ -144,24 +144,24 @@ def _clip_text() -> torch.nn.Module:
     return CLIPTextModel(config).eval()
 
 
-def _clip_vocabulary() -> dict[str, int]:
+def clip_vocabulary() -> dict[str, int]:
     letters = [chr(code) for code in range(33, 127)]
     tokens = [*letters, *(letter + "</w>" for letter in letters), "<|startoftext|>", "<|endoftext|>"]
     return {token: index for index, token in enumerate(tokens)}
 
 
-def _clip_tokenizer() -> object:
+def clip_tokenizer() -> object:
     from transformers import CLIPTokenizer
 
-    return CLIPTokenizer(vocab=_clip_vocabulary(), merges=[], model_max_length=TEXT_LENGTH)
+    return CLIPTokenizer(vocab=clip_vocabulary(), merges=[], model_max_length=TEXT_LENGTH)
 
 
-def _t5() -> torch.nn.Module:
+def t5(width: int = 16) -> torch.nn.Module:
     from transformers import T5Config, T5EncoderModel
 
     config = T5Config(
         vocab_size=256,
-        d_model=16,
+        d_model=width,
         d_kv=8,
         d_ff=32,
         num_layers=1,
@@ -172,7 +172,7 @@ def _t5() -> torch.nn.Module:
     return T5EncoderModel(config).eval()
 
 
-def _t5_tokenizer() -> object:
+def t5_tokenizer() -> object:
     from transformers import T5TokenizerFast
 
     specials = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), ("▁", -4.0)]

@@ -11,6 +11,8 @@ if TYPE_CHECKING:
 #: Class of a pipeline, as its model_index.json names it -> module and class of its policy.
 POLICIES = {
     "FluxPipeline": ("flow_grpo.policy.flux", "FluxPolicy"),
+    "StableDiffusion3Pipeline": ("flow_grpo.policy.sd3", "SD3Policy"),
+    "QwenImagePipeline": ("flow_grpo.policy.qwen_image", "QwenImagePolicy"),
 }
 
 

@@ -21,6 +21,7 @@ import torch
 
 from flow_grpo.noise import normal, to_device
 from flow_grpo.policy.base import Condition, as_bytes
+from flow_grpo.policy.common import check_size, decode_scaled, pack, unpack
 from flow_grpo.policy.load import check_model_path as check_model_path
 from flow_grpo.policy.load import load_parts, text_embeddings
 from flow_grpo.policy.lora import LoraConfig, adapters_off, add_lora, export_lora
@@ -40,12 +41,16 @@ class ModelConfig:
     """The model that is tuned.
 
     Attributes:
-        path: A folder with a FluxPipeline (model_index.json and seven components), or its name on the hub.
+        path: A diffusers pipeline folder (model_index.json and its components) or its name on the hub; of one
+            of the classes in `flow_grpo.policy.POLICIES`, such as FluxPipeline.
         dtype: Of the frozen base, text encoders and VAE. Adapters are always float32.
-        height: Of the pictures, in pixels; a multiple of twice the VAE's reduction (16 for FLUX.1).
+        height: Of the pictures, in pixels; a multiple of twice the VAE's reduction (16).
         width: See height.
-        guidance_scale: Embedded guidance; ignored by models without guidance embedding.
-        max_sequence_length: Tokens of T5; longer prompts are cut.
+        guidance_scale: FLUX.1: embedded guidance, ignored by models without guidance embedding. The others:
+            classifier-free guidance, above 1 twice the work of each evaluation.
+        negative_prompt: What classifier-free guidance leads away from; none: the empty prompt (Qwen-Image: a
+            space).
+        max_sequence_length: Tokens of T5, or of Qwen-Image's encoder; longer prompts are cut.
         text_cache: Folder in which the prompts' embeddings are kept (FLUX.1: 4 MiB each at 512 tokens).
             Runs and processes may share it, and it may be deleted at any time. The text encoders are then
             loaded only for prompts that are not in it, before training begins, and never stay on the GPU.
@@ -60,6 +65,7 @@ class ModelConfig:
     height: int = 512
     width: int = 512
     guidance_scale: float = 3.5
+    negative_prompt: str | None = None
     max_sequence_length: int = 512
     text_cache: str | None = None
     gradient_checkpointing: bool = False
@@ -79,18 +85,17 @@ class FluxPolicy:
     """
 
     def __init__(self, config: ModelConfig, device: torch.device | str = "cpu", seed: int = 0) -> None:
+        if config.negative_prompt is not None:
+            raise ValueError(
+                f"model.negative_prompt is {config.negative_prompt!r}, but FLUX.1 has no classifier-free "
+                f"guidance; leave it out."
+            )
         pipeline, self._text_side = load_parts(config, KIND, device)
         self.pipeline = pipeline
         self.texts = text_embeddings(config, KIND, self._text_side, self._embed)
         self.config = config
         self.dtype = getattr(torch, config.dtype)
-        unit = 2 * pipeline.vae_scale_factor
-        if config.height % unit or config.width % unit or min(config.height, config.width) < unit:
-            raise ValueError(
-                f"model.height is {config.height} "
-                f"and model.width {config.width}; both must be multiples of {unit}."
-            )
-        self._rows, self._columns = config.height // unit, config.width // unit
+        self._rows, self._columns = check_size(config, 2 * pipeline.vae_scale_factor)
         self._channels = pipeline.transformer.config.in_channels // 4
         self._sigmas = _sigma_grid(pipeline.scheduler.config)
         self.module: torch.nn.Module = pipeline.transformer
@@ -129,7 +134,7 @@ class FluxPolicy:
 
     def initial_noise(self, seeds: Sequence[int]) -> torch.Tensor:
         noise = normal(seeds, (self._channels, 2 * self._rows, 2 * self._columns))
-        return to_device(self._pack(noise), self.device)
+        return to_device(pack(noise), self.device)
 
     def velocity(self, x: torch.Tensor, sigma: torch.Tensor, condition: Condition) -> torch.Tensor:
         # The pipeline rounds sigma * 1000 to the model's dtype before dividing; so do sampling and re-scoring
@@ -150,10 +155,7 @@ class FluxPolicy:
 
     @torch.no_grad()
     def pictures(self, latents: torch.Tensor) -> torch.Tensor:
-        vae = self.pipeline.vae
-        latents = self._unpack(latents).to(vae.dtype) / vae.config.scaling_factor + vae.config.shift_factor
-        pictures = (vae.decode(latents, return_dict=False)[0].float() / 2 + 0.5).clamp(0, 1)
-        return pictures.permute(0, 2, 3, 1)
+        return decode_scaled(self.pipeline.vae, unpack(latents, self._rows, self._columns))
 
     def decode(self, latents: torch.Tensor) -> np.ndarray:
         return as_bytes(self.pictures(latents)).cpu().numpy()
@@ -163,18 +165,6 @@ class FluxPolicy:
 
     def export(self, folder: Path, weights: Mapping[str, torch.Tensor]) -> Path:
         return export_lora(folder, weights, self.config.lora)
-
-    def _pack(self, latents: torch.Tensor) -> torch.Tensor:
-        """[B, C/4, 2 rows, 2 columns] -> [B, S, C], a token for each 2x2 patch."""
-        patches = latents.unflatten(3, (self._columns, 2)).unflatten(2, (self._rows, 2))
-        return patches.permute(0, 2, 4, 1, 3, 5).reshape(len(latents), *self.latent_shape)
-
-    def _unpack(self, tokens: torch.Tensor) -> torch.Tensor:
-        """The inverse of `_pack`."""
-        patches = tokens.reshape(len(tokens), self._rows, self._columns, self._channels, 2, 2)
-        return patches.permute(0, 3, 1, 4, 2, 5).reshape(
-            len(tokens), self._channels, 2 * self._rows, 2 * self._columns
-        )
 
 
 def _sigma_grid(scheduler: Mapping[str, Any]) -> Any:

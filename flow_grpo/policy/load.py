@@ -110,6 +110,10 @@ def load_pipeline(config: ModelConfig, kind: str, **parts: Any) -> Any:
     check_model_path(config.path)
     if Path(config.path).is_dir():
         check_pieces(Path(config.path), kind)
+        # diffusers wants to be told of text encoders that the folder does without.
+        index = read_index(config.path)
+        absent = [name for name, value in index.items() if name.startswith(TEXT_PARTS) and value[0] is None]
+        parts = {**dict.fromkeys(absent), **parts}
     from transformers.utils import logging as transformers_logging
 
     transformers_logging.set_verbosity_error()  # diffusers' import makes it advise about torchvision

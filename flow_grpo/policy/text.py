@@ -90,7 +90,12 @@ class TextEmbeddings:
         compute: Encodes one prompt; an embedding must not depend on its neighbours in a batch.
         release: Called after computing where there is a store: drops the encoders.
         store: Where embeddings are kept on disk, or none.
+
+    Attributes:
+        always: Prompts that are needed beside those of any run, such as the negative one.
     """
+
+    always: tuple[str, ...] = ()
 
     def __init__(
         self, compute: Callable[[str], Embedding], release: Callable[[], None], store: TextStore | None = None
@@ -114,10 +119,10 @@ class TextEmbeddings:
         return rows
 
     def missing(self, texts: Sequence[str]) -> list[str]:
-        """The prompts, each once, that are not on disk; none where there is no store."""
+        """The prompts and `always`, each once, that are not on disk; none where there is no store."""
         if self.store is None:
             return []
-        return [text for text in dict.fromkeys(texts) if not self.store.path(text).is_file()]
+        return [text for text in dict.fromkeys((*texts, *self.always)) if not self.store.path(text).is_file()]
 
     @torch.no_grad()
     def compute(self, texts: Iterator[str] | Sequence[str]) -> dict[str, Embedding]:
