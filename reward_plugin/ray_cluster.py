@@ -11,6 +11,8 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
+import psutil
+
 from reward_plugin.access import is_loopback
 from reward_plugin.errors import CheckpointError, ConfigError, RewardError, ScorerFailed
 from reward_plugin.ray_options import RayOptions
@@ -70,11 +72,12 @@ def join(options: RayOptions, cores: float) -> bool:
 
     common: dict[str, Any] = {"logging_level": "WARNING", "namespace": "rewards"}
     if local:
-        context = _start(options, cores, common)
-        node = context.address_info["node_ip_address"]
-        if not is_loopback(node):
+        _start(options, cores, common)
+        try:
+            check_loopback()
+        except BaseException:
             ray.shutdown()
-            raise ConfigError(f"Ray listens on {node}, not on loopback; do not import ray before the server")
+            raise
     else:
         try:
             ray.init(address=options.address, **common)
@@ -88,13 +91,39 @@ def join(options: RayOptions, cores: float) -> bool:
     return local
 
 
-def _start(options: RayOptions, cores: float, common: dict[str, Any]) -> Any:
+def check_loopback() -> None:
+    """Whether every process of the cluster that was started here listens on loopback only.
+
+    Asked twice, of the bare cluster and of the loaded one, because it hangs on how a version of Ray opens its
+    ports: whoever reaches one of them needs the token, but with it can run code.
+
+    Raises:
+        ConfigError: one listens elsewhere; naming the address.
+    """
+    import ray
+
+    for process in psutil.Process().children(recursive=True):
+        try:
+            sockets = process.net_connections("inet")
+        except psutil.Error:  # it has ended
+            continue
+        for one in sockets:
+            address = one.laddr.ip if one.laddr else ""
+            if one.status == psutil.CONN_LISTEN and not is_loopback(address.removeprefix("::ffff:")):
+                raise ConfigError(
+                    f"Ray {ray.__version__} listens on {address}:{one.laddr.port}, not on loopback: it "
+                    "was imported before the server, or this version opens its ports in another way; then "
+                    "install one that docs/server_ray.md names"
+                )
+
+
+def _start(options: RayOptions, cores: float, common: dict[str, Any]) -> None:
     """A cluster of this machine; tried again, because Ray gives a busy machine half a minute only."""
     import ray
 
     for left in reversed(range(STARTS)):
         try:
-            return ray.init(
+            ray.init(
                 "local",  # without it, Ray would join a cluster that it finds on this machine
                 # cores are counted, not taken: a small machine may run more replicas than it has cores
                 num_cpus=max(os.cpu_count() or 1, math.ceil(cores)),
@@ -102,6 +131,7 @@ def _start(options: RayOptions, cores: float, common: dict[str, Any]) -> Any:
                 object_store_memory=options.object_store_bytes,
                 **common,
             )
+            return
         except Exception as error:
             ray.shutdown()
             if not left:
@@ -119,7 +149,7 @@ def leave(names: Sequence[str], started_here: bool) -> None:
 
 
 def leave_applications(names: Sequence[str]) -> None:
-    """Remove applications from the cluster."""
+    """Remove applications from the cluster, as far as it answers."""
     from ray import serve
 
     for name in names:
@@ -136,7 +166,7 @@ def deploy(specs: Sequence[Mapping[str, Any]], options: RayOptions) -> dict[str,
         ScorerFailed: a first score could not be made, or a replica did not start.
     """
     from ray import serve
-    from ray.serve.api import RunTarget
+    from ray.exceptions import RayError
 
     each = [options.of(str(spec.get("name"))) for spec in specs]
     _check_resources(specs, each)
@@ -156,14 +186,20 @@ def deploy(specs: Sequence[Mapping[str, Any]], options: RayOptions) -> dict[str,
         bound = deployment.bind(
             dict(spec), own.max_ongoing_requests, own.coalesce, own.stuck_after, options.address is None
         )
-        targets.append(RunTarget(bound, f"{options.name}-{spec.get('name')}", None))
+        targets.append(serve.RunTarget(bound, f"{options.name}-{spec.get('name')}", None))
+    names = [target.name for target in targets]
     try:
         handles = serve.run_many(targets)
-    except RuntimeError as error:
-        report = f"{error}\n{_messages([target.name for target in targets])}"
-        leave_applications([target.name for target in targets])
+        if options.address is None:
+            check_loopback()
+    except (RuntimeError, RayError) as error:
+        report = f"{error}\n{_messages(names)}"
+        leave_applications(names)
         raise reason(report) from None
-    return {target.name: handle for target, handle in zip(targets, handles, strict=True)}
+    except BaseException:  # interrupted: what is half loaded would keep its GPUs
+        leave_applications(names)
+        raise
+    return dict(zip(names, handles, strict=True))
 
 
 def running_replicas(names: Sequence[str]) -> dict[str, int]:

@@ -30,6 +30,8 @@ log = logging.getLogger(__name__)
 
 #: Seconds between two looks at how many replicas are running.
 WATCH_PERIOD = 2.0
+#: Seconds without such a look after which the cluster counts as lost.
+LOST_AFTER = 30.0
 #: Seconds that a client is told to stay away, at most.
 LONGEST_RETRY = 60
 #: Seconds that a request of a dead replica waits for a place at another one, at most.
@@ -71,16 +73,18 @@ class RayEngine:
             self.options, sum(own.num_replicas * own.num_cpus for own in each)
         )
         self._running: dict[str, int] = {}
+        handles: dict[str, Any] = {}
         try:
             handles = ray_cluster.deploy(specs, self.options)
             self._infos = [handle.describe.remote().result(timeout_s=60) for handle in handles.values()]
             _check_dimensions(self._infos)
         except BaseException:
-            ray_cluster.leave([], self._started_here)
+            ray_cluster.leave(list(handles), self._started_here)
             raise
         self._handles = dict(zip([info.name for info in self._infos], handles.values(), strict=True))
         self._wanted = dict(zip(handles, [own.num_replicas for own in each], strict=True))
         self._running = dict(self._wanted)
+        self._looked = time.monotonic()
         threading.Thread(target=self._watch, name="replicas", daemon=True).start()
 
     def describe(self) -> Sequence[ScorerInfo]:
@@ -88,14 +92,16 @@ class RayEngine:
         return self._infos
 
     def check_room(self) -> None:
-        """Raise `Full` where one more job would be too many."""
-        if self.jobs >= self._capacity or self._closed.is_set():
+        """Raise `Full` where one more job would be too many, or nobody is there to take it."""
+        if self.jobs >= self._capacity or self._closed.is_set() or self._lost():
             raise self._full()
 
     def trouble(self) -> str | None:
         """Which scorer has no running replica, as of the last two seconds; else None."""
         if self._closed.is_set():
             return "the server is stopping"
+        if self._lost():
+            return "the Ray cluster does not answer; unless it comes back, restart the server"
         down = [name for name, count in self._running.items() if not count]
         return f"no replica of {', '.join(down)} is running" if down else None
 
@@ -136,7 +142,7 @@ class RayEngine:
 
     async def _ask(self, scorer: str, reference: Any, request: str) -> tuple[ScoreTable, float]:
         """One scorer's table, and the seconds that its replica had it; asks again where a replica died."""
-        from ray.exceptions import RayActorError, RayError
+        from ray.exceptions import NodeDiedError, ObjectLostError, RayActorError, RayError
         from ray.serve.exceptions import BackPressureError, RayServeException, ReplicaUnavailableError
 
         deaths, deadline = 0, math.inf
@@ -151,7 +157,7 @@ class RayEngine:
                 if time.monotonic() > deadline or not deaths:
                     raise self._full() from None
                 await asyncio.sleep(0.2)  # it was taken once: it waits rather than being sent away
-            except (RayActorError, ReplicaUnavailableError) as error:
+            except (RayActorError, ReplicaUnavailableError, NodeDiedError, ObjectLostError) as error:
                 deaths, deadline = deaths + 1, time.monotonic() + LONGEST_WAIT
                 reason = (str(error).splitlines() or [type(error).__name__])[0]
                 log.warning("request %s: a replica of %s died: %s", request or "-", scorer, reason)
@@ -163,6 +169,9 @@ class RayEngine:
             except (RayError, RayServeException) as error:
                 log.exception("request %s: scorer %s", request or "-", scorer)
                 raise ScorerFailed(f"scorer {scorer!r}: {type(error).__name__} in the cluster") from None
+
+    def _lost(self) -> bool:
+        return time.monotonic() - self._looked > LOST_AFTER
 
     def _full(self) -> Full:
         return Full(min(max(1, math.ceil(self._seconds / 2)), LONGEST_RETRY))
@@ -178,7 +187,7 @@ class RayEngine:
             for name, count in running.items():
                 if count != self._running[name]:
                     log.warning("%s: %d of %d replicas are running", name, count, self._wanted[name])
-            self._running = running
+            self._running, self._looked = running, time.monotonic()
 
 
 def _put(job: ScoreJob) -> Any:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any, Literal, TypeAlias
 
@@ -15,6 +16,8 @@ from reward_plugin.local_engine import LocalEngine
 from reward_plugin.queueing import ScoreJob, ScorerInfo
 from reward_plugin.types import ScoreTable
 
+#: Seconds after which a batch takes long.
+LONG = 60.0
 #: A table; or why there is none, as text: an exception that crosses processes would bring a traceback along.
 Answer: TypeAlias = "ScoreTable | tuple[Literal['failed', 'too_large'], str]"
 
@@ -82,20 +85,26 @@ class Replica:
         seconds = time.monotonic() - self._moved
         if self._engine.jobs and seconds > self._stuck_after:
             raise ScorerFailed(f"scorer {self._first.scorers[0]!r}: no answer for {seconds:.0f} s")
-        if self._engine.trouble() is not None:
+        # not behind a batch that takes long: that one is what `stuck_after` is for
+        if self._engine.trouble() is not None and (not self._engine.jobs or seconds < LONG):
             await self._engine.run(self._first)
 
 
 def _listen_on_loopback() -> None:
-    """Keep a port of this process off other addresses.
+    """Keep the ports that this process opens off other addresses.
 
-    Ray Serve's replicas listen for calls from one another at every address of the machine; they ask for the
-    cluster's token, but what they then accept is pickled. No other setting of Ray 2.60 changes the address.
+    Replicas of Ray Serve listen for calls from one another at every address of the machine, and no setting
+    of Ray changes that. They ask for the cluster's token, but what they then accept is pickled. So the
+    address is changed where it is handed to gRPC; `ray_cluster.check_loopback` makes sure of it.
     """
-    from ray.serve._private import replica
+    from grpc import aio
 
-    def listen(server: Any, address: str) -> int:
-        return int(original(server, address.replace("[::]", "127.0.0.1")))
+    def listen_with(original: Callable[..., int]) -> Callable[..., int]:
+        def listen(server: Any, address: str, *rest: Any) -> int:
+            return original(server, re.sub(r"^(\[::\]|0\.0\.0\.0):", "127.0.0.1:", address), *rest)
 
-    original = replica.add_port_to_grpc_server
-    replica.add_port_to_grpc_server = listen
+        return listen
+
+    servers = type(aio.server())
+    for name in ("add_insecure_port", "add_secure_port"):
+        setattr(servers, name, listen_with(getattr(servers, name)))
