@@ -52,6 +52,11 @@ class Server:
         """Whether the process still runs."""
         return self._process.poll() is None
 
+    @property
+    def exit_status(self) -> int | None:
+        """As of `subprocess`; None while it runs."""
+        return self._process.poll()
+
     def memory(self) -> int:
         """Resident bytes."""
         return int(self.system.memory_info().rss)

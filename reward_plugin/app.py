@@ -19,7 +19,7 @@ import asyncio
 import logging
 import time
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -75,11 +75,9 @@ def build_app(
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        warm_up = asyncio.create_task(service.readiness.warm_up())
+        watch = asyncio.create_task(service.readiness.watch())
         yield
-        warm_up.cancel()
-        with suppress(asyncio.CancelledError):
-            await warm_up
+        watch.cancel()
         await asyncio.to_thread(service.engine.close)
 
     app = FastAPI(
@@ -101,7 +99,7 @@ def build_app(
         start = time.monotonic()
         table = await service.score(batch.images, batch.prompts, names, request)
         seconds = time.monotonic() - start
-        log.debug("request %s %s: %d images, %.3f s", request_id.get(), batch.id, len(table), seconds)
+        log.debug("request %s %r: %d images, %.3f s", request_id.get(), batch.id, len(table), seconds)
         answer = columns(table, dimensions)
         return JSONResponse(encode_response(answer, batch.id, batch.ids, scored_by))
 
@@ -140,6 +138,9 @@ def _add_about(app: FastAPI, service: Service, scored_by: str | None) -> None:
             "limits": {"max_items": limits.max_items, "max_bytes": limits.max_bytes},
             "scored_by": scored_by,
         }
+
+    for path, route in (("/health", health), ("/ready", ready)):  # some load balancers ask like this
+        app.add_api_route(path, route, methods=["HEAD"], include_in_schema=False)
 
     @app.get("/metrics", response_class=Response)
     async def metrics() -> Response:
@@ -209,19 +210,19 @@ def _as_failure(error: Exception) -> RequestFailed:
 
 
 async def _while_connected(request: Request, work: Any) -> ScoreTable:
-    """The result of scoring, which is cancelled when the client hangs up."""
+    """The result of scoring, which is cancelled when the client hangs up, or the server stops."""
     scoring = asyncio.ensure_future(work)
     hung_up = asyncio.ensure_future(_hung_up(request))
     try:
         await asyncio.wait({scoring, hung_up}, return_when=asyncio.FIRST_COMPLETED)
-        if not scoring.done():
-            raise ClientDisconnect
-        return await scoring
+        if scoring.done():
+            return await scoring
+        scoring.cancel()
+        await asyncio.wait({scoring})  # until then its pictures take memory
+        raise ClientDisconnect
     finally:
         hung_up.cancel()
-        if not scoring.done():
-            scoring.cancel()
-            await asyncio.wait({scoring})
+        scoring.cancel()
 
 
 async def _hung_up(request: Request) -> None:

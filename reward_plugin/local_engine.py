@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import math
 import os
 import queue
@@ -19,17 +20,23 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
-from reward_plugin.errors import ConfigError
+from reward_plugin.errors import ConfigError, RewardError, ScorerFailed
 from reward_plugin.queueing import Full, ScoreJob, ScorerInfo
 from reward_plugin.scoring import all_dimensions, score_decoded
 from reward_plugin.server.decoding import MAX_TOTAL_PIXELS, Picture, decode
 from reward_plugin.server.describe import describe
 from reward_plugin.types import Scorer, ScoreTable
 
+log = logging.getLogger(__name__)
+
 #: So many batches that fail one after another are not the pictures' fault.
 FAILURES = 3
 #: Seconds that a client is told to stay away, at most.
 LONGEST_RETRY = 60
+#: Seconds after which a batch that is still being scored is taken for one that will never be.
+STALLED = 300.0
+#: Seconds that `close` waits for what is being scored, at most.
+LONGEST_CLOSE = 20.0
 
 
 @dataclass(eq=False)
@@ -97,6 +104,7 @@ class LocalEngine:
         self._seconds = 1.0  # moving average of one batch
         self._failures = 0  # batches in a row that failed
         self._last_failure = ""
+        self._scored_since: float | None = None  # when the batch that is scored now was begun
         self._waiting: deque[_Item] = deque()
         self._changed = threading.Condition()
         self._closed = False
@@ -119,6 +127,9 @@ class LocalEngine:
         """Why nothing can be scored, as after several batches in a row that failed; else None."""
         if self._closed:
             return "the server is stopping"
+        since = self._scored_since
+        if since is not None and (seconds := time.monotonic() - since) > STALLED:
+            return f"one batch has been scored for {seconds:.0f} s"
         return self._last_failure if self._failures >= FAILURES else None
 
     async def run(self, job: ScoreJob) -> ScoreTable:
@@ -141,14 +152,19 @@ class LocalEngine:
             self.jobs -= 1
 
     def close(self) -> None:
-        """Finish the job that is scored, drop those that wait."""
+        """Finish the job that is scored, unless that takes too long; drop those that wait."""
         with self._changed:
             self._closed = True
             for item in self._waiting:
                 item.result.cancel()
             self._changed.notify_all()
+        end = time.monotonic() + LONGEST_CLOSE
         for thread in self._threads:
-            thread.join()
+            thread.join(max(0.0, end - time.monotonic()))
+            if thread.is_alive():
+                log.error(
+                    "the thread %r is still busy after %g s and is left alone", thread.name, LONGEST_CLOSE
+                )
         self._pool.shutdown(cancel_futures=True)
 
     def _put(self, item: _Item) -> None:
@@ -195,15 +211,15 @@ class LocalEngine:
                     limits = {"max_pixels": job.max_pixels, "max_total": self.max_total_pixels}
                     good, errors = decode(job.images, self._pool, exif=job.exif, **limits)
                     decoded.append(_Decoded(item, good, errors))
-                except Exception as error:
+                except BaseException as error:  # the thread must live on
                     if item.result.set_running_or_notify_cancel():
-                        item.result.set_exception(error)
+                        item.result.set_exception(_harmless(error))
             self._decoded.put(decoded)
 
     def _score(self) -> None:
         """The thread of the scorers."""
         while (batch := self._decoded.get()) is not None:
-            start = time.monotonic()
+            self._scored_since = start = time.monotonic()
             wanted = [one for one in batch if one.item.result.set_running_or_notify_cancel()]
             if wanted:
                 self._score_batch(wanted)
@@ -212,6 +228,7 @@ class LocalEngine:
                 for one in wanted:
                     self.observe(start - one.item.taken, end - start)
             del batch, wanted  # and with them the pictures
+            self._scored_since = None
             self._room.release()
 
     def _score_batch(self, batch: list[_Decoded]) -> None:
@@ -220,8 +237,9 @@ class LocalEngine:
             tables = self._tables(batch)
         except BaseException as error:  # the thread must live on
             if len(batch) == 1:
-                self._failures, self._last_failure = self._failures + 1, str(error)
-                batch[0].item.result.set_exception(error)
+                failure = _harmless(error)
+                self._failures, self._last_failure = self._failures + 1, str(failure)
+                batch[0].item.result.set_exception(failure)
             else:  # one bad request must not cost the others
                 for one in batch:
                     self._score_batch([one])
@@ -246,3 +264,14 @@ class LocalEngine:
             tables.append(ScoreTable(table.dimensions, table.values[rows], table.errors[rows]))
             start += len(one.errors)
         return tables
+
+
+def _harmless(error: BaseException) -> Exception:
+    """An error for one request to end with: on the event loop a SystemExit would end the whole server, and a
+    StopIteration would never arrive.
+    """
+    if isinstance(error, RewardError):
+        return error
+    failed = ScorerFailed(f"the batch failed: {type(error).__name__}: {error}")
+    failed.__cause__ = error
+    return failed

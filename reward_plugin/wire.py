@@ -13,8 +13,8 @@ Response: one row and one error per picture; null is a missing score:
     {"version": 1, "id": ..., "dimensions": [...], "values": [[number | null, ...], ...],
      "errors": [text | null, ...], "ids": [...] | null, "scored_by": text | null}
 
-`scored_by` stands for all that decides the scores (see `reward_plugin.score.identity`): a client that began with
-another one does not mix the two.
+`scored_by` stands for all that decides the scores (see `reward_plugin.score.identity`): a client that began
+with another one does not mix the two.
 
 A request that fails as a whole gets `{"error": {"code": ..., "message": ..., "request_id": ...}}`.
 """
@@ -41,6 +41,8 @@ NPY = "application/x-npy"
 KEYS = ("version", "images", "prompts", "scorers", "dimensions", "ids", "id")
 #: Bytes of the JSON part of a multipart request.
 MAX_HEAD = 1 << 20
+#: Characters of a request's id.
+MAX_ID = 200
 #: Commas and brackets of one JSON text: what it may grow to in memory is bounded with them.
 MAX_VALUES = 200_000
 
@@ -163,7 +165,9 @@ def _request(head: Mapping[str, Any], images: tuple[bytes | memoryview, ...]) ->
     for key in head:
         if key not in KEYS:
             raise ProtocolError(f"unknown key {key[:40]!r}; known are {', '.join(KEYS)}")
-    name = str(head.get("id") or "")[:200]
+    name = head.get("id") or ""
+    if not isinstance(name, str) or len(name) > MAX_ID:
+        raise ProtocolError(f"id must be a text of at most {MAX_ID} characters")
     if not _is_unicode(name):
         raise ProtocolError("id has half a character (a lone surrogate)")
     for key in ("prompts", "ids"):

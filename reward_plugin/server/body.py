@@ -23,6 +23,8 @@ async def read_request(request: Request, limits: Limits, budget: Budget) -> Scor
     content_type = request.headers.get("content-type", "")
     kind = media_type(content_type)
     try:
+        if (coding := request.headers.get("content-encoding", "identity")) != "identity":
+            raise ProtocolError(f"content encoding {coding[:80]!r}; send the body as it is")
         if kind == "application/json":
             body = await read_bytes(request, limits, budget, most=MAX_JSON)
             batch = await asyncio.to_thread(decode_json, body)

@@ -78,6 +78,11 @@ class Edge:
             await app(scope, exchange.receive, exchange.send)
         except ClientDisconnect:
             exchange.status = HUNG_UP
+        except asyncio.CancelledError:  # the server stops, and has waited for this one for long enough
+            if exchange.status:
+                raise
+            stopping = RequestFailed(503, "stopping", "the server is stopping", {"Retry-After": "2"})
+            await failure(stopping, self.metrics)(scope, exchange.receive, exchange.send)
         except Exception:
             log.exception("request %s: unforeseen", request_id.get())
             if not exchange.status:
@@ -103,7 +108,8 @@ class Edge:
 
 
 def failure(failed: RequestFailed, metrics: Metrics) -> JSONResponse:
-    """The response to a request that failed, which is counted."""
+    """The response to a request that failed, which is counted and logged."""
+    log.info("request %s: %d %s: %s", request_id.get(), failed.status, failed.code, failed)
     metrics.errors.labels(failed.code).inc()
     return JSONResponse(error_body(failed.code, str(failed)), failed.status, failed.headers)
 

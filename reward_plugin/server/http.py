@@ -10,8 +10,10 @@ import uvicorn
 from fastapi import FastAPI
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-#: Bytes of the request line and the headers together.
+#: Bytes of the request line and the headers together; as many may follow a chunked body as its trailers.
 MAX_HEAD = 64 * 1024
+#: Seconds that requests still have when the server is told to stop.
+GRACE = 30
 
 
 class GuardedProtocol(HttpToolsProtocol):
@@ -26,7 +28,8 @@ class GuardedProtocol(HttpToolsProtocol):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self._in_head, self._head_bytes = True, 0
+        self._in_head = True
+        self._overhead = 0  # bytes since the last ones of a body
         self._timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -40,13 +43,12 @@ class GuardedProtocol(HttpToolsProtocol):
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        """Take bytes, of which those of a head are counted."""
-        if self._in_head:
-            self._head_bytes += len(data)
-            if self._timer is None:
-                self._wait_for_head()
+        """Take bytes, of which those that are no body are counted."""
+        self._overhead += len(data)
+        if self._in_head and self._timer is None:
+            self._wait_for_head()
         super().data_received(data)
-        if self._in_head and self._head_bytes > MAX_HEAD:
+        if self._overhead > MAX_HEAD:
             self._end(b"431 Request Header Fields Too Large")
 
     def on_headers_complete(self) -> None:
@@ -55,9 +57,14 @@ class GuardedProtocol(HttpToolsProtocol):
         self._head_is_here()
         super().on_headers_complete()
 
+    def on_body(self, body: bytes) -> None:
+        """Some of the body is there."""
+        self._overhead = 0
+        super().on_body(body)
+
     def on_message_complete(self) -> None:
-        """The body is there, too; what comes now is another head."""
-        self._in_head, self._head_bytes = True, 0
+        """All of the body is there; what comes now is another head."""
+        self._in_head, self._overhead = True, 0
         super().on_message_complete()
 
     def _wait_for_head(self) -> None:
@@ -73,11 +80,14 @@ class GuardedProtocol(HttpToolsProtocol):
         self._head_is_here()
         if self.transport.is_closing():
             return
-        if self._head_bytes and (self.cycle is None or self.cycle.response_complete):
+        if self._overhead and (self.cycle is None or self.cycle.response_complete):
             self.transport.write(
                 b"HTTP/1.1 " + status + b"\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
             )
         self.transport.close()
+
+    def _unsupported_upgrade_warning(self) -> None:
+        """Nothing: a server may ignore an offer to upgrade."""
 
 
 def uvicorn_server(
@@ -100,7 +110,7 @@ def uvicorn_server(
             access_log=False,
             server_header=False,
             timeout_keep_alive=75,
-            timeout_graceful_shutdown=30,
+            timeout_graceful_shutdown=GRACE,
             ssl_certfile=certificate,
             ssl_keyfile=key,
         )

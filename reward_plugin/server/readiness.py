@@ -13,12 +13,17 @@ from reward_plugin.server.failures import public
 
 log = logging.getLogger(__name__)
 
+#: Seconds between two tries to make a score while none can be made.
+RETRY_PERIOD = 10.0
+#: What the first score is made for; some scorers look for a quoted text.
+PROMPT = 'a grey square that says "grey"'
+
 
 class Readiness:
     """Watches an engine."""
 
     def __init__(self, engine: Engine) -> None:
-        """Not ready until `warm_up` has ended well."""
+        """Not ready until a first score has been made."""
         self.engine = engine
         self._reason: str | None = "warming up"
 
@@ -28,20 +33,31 @@ class Readiness:
         reason = self._reason or self.engine.trouble()
         return None if reason is None else public(reason)
 
-    async def warm_up(self) -> None:
-        """Score one grey picture: the first pass allocates memory and picks kernels."""
+    async def watch(self) -> None:
+        """Score one grey picture, and again while no scores can be made: what failed may pass.
+
+        The first pass of a model allocates memory and picks kernels. Later ones matter where a load balancer
+        sends nothing more to a server that is not ready.
+        """
         picture = to_png(PIL.Image.new("RGB", (64, 64), (128, 128, 128)))
         scorers = tuple(info.name for info in self.engine.describe())
-        job = ScoreJob((picture,), ("a grey square",), scorers, id="warm-up")
+        job = ScoreJob((picture,), (PROMPT,), scorers, id="warm-up")
+        while True:
+            if self.reason is not None:
+                await self._try(job)
+            await asyncio.sleep(RETRY_PERIOD)
+
+    async def _try(self, job: ScoreJob) -> None:
         while True:
             try:
                 table = await self.engine.run(job)
             except Full:  # others came first
                 await asyncio.sleep(0.2)
-                continue
             except Exception as error:
-                log.exception("warm-up")
-                self._reason = f"the warm-up score failed: {error}"
+                reason = f"the warm-up score failed: {error}"
+                log.error("%s", reason, exc_info=error if reason != self._reason else None)
+                self._reason = reason
+                return
             else:
                 self._reason = table.errors[0]
-            return
+                return

@@ -14,9 +14,12 @@ from reward_plugin.server.http import uvicorn_server
 
 
 @contextlib.contextmanager
-def serving(app: FastAPI, *, head_timeout: float = 60, certificate: Path | None = None) -> Iterator[int]:
-    """The port at which `app` answers."""
-    listener = socket.create_server(("127.0.0.1", 0))
+def serving(
+    app: FastAPI, *, head_timeout: float = 60, certificate: Path | None = None, host: str = "127.0.0.1"
+) -> Iterator[int]:
+    """The port at which `app` answers; it stops at the end, as it does on SIGTERM."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.create_server((host, 0), family=family)
     server = uvicorn_server(app, head_timeout, certificate)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
     thread.start()

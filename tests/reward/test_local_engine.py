@@ -1,6 +1,7 @@
 """The engine of one process: what is scored together, what is dropped, what a request may cost others."""
 
 import asyncio
+import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -8,6 +9,7 @@ import numpy as np
 import PIL.Image
 import pytest
 
+from reward_plugin import local_engine
 from reward_plugin.errors import ConfigError, ScorerFailed, TooLarge
 from reward_plugin.images import to_npy, to_png
 from reward_plugin.local_engine import FAILURES, LocalEngine
@@ -166,6 +168,85 @@ def test_an_engine_that_always_fails_says_so():
     assert "out of memory" in str(engine.trouble())
     engine.close()
     assert engine.trouble() == "the server is stopping"
+
+
+class Raises(ChannelMeans):
+    """Raises what it is told to."""
+
+    error: BaseException | None = None
+
+    def score(self, images: Sequence[ImageLike], prompts: Sequence[str] | None = None) -> ScoreTable:
+        if self.error is not None:
+            raise self.error
+        return super().score(images, prompts)
+
+
+ERRORS = (SystemExit(3), KeyboardInterrupt(), GeneratorExit(), asyncio.CancelledError(), StopIteration())
+
+
+@pytest.mark.parametrize("error", [*ERRORS, MemoryError()], ids=repr)
+def test_whatever_a_scorer_raises_ends_one_request_and_nothing_else(error: BaseException):
+    channels = Raises()
+    engine = LocalEngine([channels])
+
+    async def story() -> None:
+        channels.error = error
+        with pytest.raises(ScorerFailed, match=type(error).__name__):
+            await engine.run(job(1))
+        channels.error = None
+        assert reds([await engine.run(job(2))]) == [[2]]
+
+    asyncio.run(story())
+    engine.close()
+
+
+@pytest.mark.parametrize("error", ERRORS, ids=repr)
+def test_whatever_a_decoder_raises_ends_one_request_and_nothing_else(
+    error: BaseException, monkeypatch: pytest.MonkeyPatch
+):
+    engine = LocalEngine([ChannelMeans()])
+
+    def fails(*args: Any, **options: Any) -> Any:
+        raise error
+
+    async def story() -> None:
+        with monkeypatch.context() as patch, pytest.raises(ScorerFailed, match=type(error).__name__):
+            patch.setattr(local_engine, "decode", fails)
+            await asyncio.wait_for(engine.run(job(1)), 30)
+        assert reds([await engine.run(job(2))]) == [[2]]
+
+    asyncio.run(story())
+    engine.close()
+
+
+def test_a_scorer_that_hangs_is_trouble_and_does_not_hold_up_the_end(monkeypatch: pytest.MonkeyPatch):
+    channels = Held()
+    engine = LocalEngine([channels])
+
+    async def story() -> None:
+        channels.go.clear()
+        task = asyncio.ensure_future(engine.run(job(1)))
+        while not channels.waiting:
+            await asyncio.sleep(0.01)
+        assert engine.trouble() is None
+        monkeypatch.setattr(local_engine, "STALLED", 0.01)
+        await asyncio.sleep(0.05)
+        assert "has been scored for" in str(engine.trouble())
+        channels.go.set()
+        await task
+        while engine.trouble():
+            await asyncio.sleep(0.01)
+        channels.go.clear()
+        hung = asyncio.ensure_future(engine.run(job(1)))
+        await asyncio.sleep(0.1)
+        monkeypatch.setattr(local_engine, "LONGEST_CLOSE", 0.2)
+        start = time.monotonic()
+        await asyncio.to_thread(engine.close)
+        assert time.monotonic() - start < 20 and not hung.done()
+        channels.go.set()
+        await hung
+
+    asyncio.run(story())
 
 
 def test_scorers_need_different_names():
