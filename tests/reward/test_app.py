@@ -1,20 +1,27 @@
 """The server's application, without a socket."""
 
 import base64
+import gzip
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 from starlette.testclient import TestClient
 
 from reward_plugin.app import Limits, build_app
 from reward_plugin.errors import ConfigError
 from reward_plugin.images import to_npy, to_png
+from reward_plugin.scorers.ocr import OcrScorer
+from reward_plugin.server import readiness
+from reward_plugin.types import ImageLike, ScoreTable
 from reward_plugin.wire import ScoreRequest, decode_response, encode_request
 from tests.reward.helpers import Broken, ChannelMeans, PromptLength, plain
+from tests.reward.serving import until
 
 
 @pytest.fixture
@@ -88,6 +95,9 @@ def test_whole_requests_that_are_refused(server: TestClient):
     malformed = server.post("/v1/score", content=b"{", headers={"Content-Type": "application/json"})
     assert malformed.status_code == 400 and "not valid JSON" in error_of(malformed)
     unknown = post(server, small, scorers=("hps",))
+    zipped = {"Content-Type": "application/json", "Content-Encoding": "gzip"}
+    refused = server.post("/v1/score", content=gzip.compress(b'{"images": []}'), headers=zipped)
+    assert refused.status_code == 400 and "send the body as it is" in error_of(refused)
     assert unknown.status_code == 404 and "no scorer 'hps' here; there are channels, letters" in error_of(
         unknown
     )
@@ -118,6 +128,7 @@ def test_not_ready_before_the_first_score(channels: ChannelMeans):
         answer = client.get("/ready")
         assert answer.status_code == 503 and answer.json()["reason"] == "warming up"
         assert client.get("/health").status_code == 200
+        assert client.head("/ready").status_code == 503 and client.head("/health").status_code == 200
         channels.go.set()
         wait_until_ready(client)
 
@@ -130,6 +141,38 @@ def test_a_scorer_that_fails_is_reported_and_never_ready():
         )
         assert client.get("/ready").status_code == 503
         assert "out of memory" in client.get("/ready").json()["reason"]
+
+
+class Recovers(ChannelMeans):
+    """Fails as long as it is told to."""
+
+    fails = True
+
+    def score(self, images: Sequence[ImageLike], prompts: Sequence[str] | None = None) -> ScoreTable:
+        if self.fails:
+            raise RuntimeError("out of memory")
+        return super().score(images, prompts)
+
+
+def test_a_server_that_was_not_ready_finds_out_by_itself_that_it_is(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(readiness, "RETRY_PERIOD", 0.05)
+    scorer = Recovers()
+    with TestClient(build_app([scorer])) as client:
+        for _ in range(2):
+            scorer.fails = True
+            while client.get("/ready").status_code == 200:  # nobody but this client asks for scores
+                assert post(client, to_png(plain(1, 2))).status_code == 500
+            until(lambda: "out of memory" in client.get("/ready").json()["reason"])
+            scorer.fails = False
+            wait_until_ready(client)
+
+
+def test_a_scorer_that_asks_for_a_quoted_text_becomes_ready():
+    def reads_nothing(array: np.ndarray) -> SimpleNamespace:
+        return SimpleNamespace(txts=None)
+
+    with TestClient(build_app([OcrScorer(reads_nothing)])) as client:
+        wait_until_ready(client)
 
 
 def test_a_token_guards_the_scores_but_not_the_health(channels: ChannelMeans):

@@ -77,6 +77,8 @@ def test_dimensions_choose_columns_and_run_only_the_scorers_they_need():
         ({"prompts": ("\ud800",)}, 400, "lone surrogate"),
         ({"ids": ("\ud800",)}, 400, "lone surrogate"),
         ({"id": "\udfff"}, 400, "lone surrogate"),
+        ({"id": 7}, 400, "id must be a text"),
+        ({"id": "x" * 201}, 400, "at most 200 characters"),
     ],
 )
 def test_choices_that_are_refused(server: TestClient, options: Any, status: int, reason: str):
@@ -99,6 +101,9 @@ def test_a_request_id_goes_through_answers_errors_and_log(caplog: pytest.LogCapt
             made = client.get("/health", headers={"X-Request-ID": bad}).headers["x-request-id"]
             assert made != bad and len(made) == 16
         assert client.get("/nowhere").json()["error"]["request_id"]
+        with caplog.at_level(logging.INFO):
+            post(client, headers={"X-Request-ID": "step-8"}, scorers=("hps",))
+        assert "request step-8: 404 unknown_scorer: no scorer 'hps' here" in caplog.text
 
 
 def test_errors_name_no_path_of_the_server(caplog: pytest.LogCaptureFixture):

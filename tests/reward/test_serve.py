@@ -93,6 +93,52 @@ def test_a_head_without_end_is_refused():
         assert answer(connection)[0] == 431
 
 
+@pytest.mark.parametrize("flood", [b"0\r\n" + b"X-Trailer: x\r\n" * 9000, b"0\r\nX: ", b"2;"])
+def test_a_chunked_body_without_end_is_refused_where_it_is_no_body(flood: bytes):
+    head = HEAD.replace("Content-Length: 1000", "Transfer-Encoding: chunked")
+    with serving(build_app([ChannelMeans()])) as port:
+        connection = send(port, head + "\n", b"2\r\n{}\r\n" + flood)
+        connection.settimeout(30)
+        with pytest.raises(OSError, match=r"reset|[Bb]roken pipe"):
+            for _ in range(1000):
+                connection.sendall(b"x" * 10_000)
+                time.sleep(0.001)
+        connection.close()
+        assert get(port, "/health").status_code == 200
+
+
+def test_a_client_may_wait_for_leave_to_send_its_body():
+    kind, body = encode_request(ScoreRequest((to_npy(plain(1, 2)),)))
+    head = f"POST /v1/score HTTP/1.1\nHost: x\nContent-Type: {kind}\nExpect: 100-continue\n"
+    app = build_app([ChannelMeans()], limits=Limits(max_bytes=10_000))
+    with serving(app) as port:
+        with send(port, f"{head}Connection: close\nContent-Length: {len(body)}\n\n") as accepted:
+            assert accepted.recv(100) == b"HTTP/1.1 100 Continue\r\n\r\n"
+            accepted.sendall(body)
+            assert answer(accepted)[0] == 200
+        with send(port, f"{head}Content-Length: 20000\n\n") as refused:
+            assert refused.recv(100).startswith(b"HTTP/1.1 413 ")
+
+
+def test_requests_in_one_piece_are_answered_in_order():
+    kind, first = encode_request(ScoreRequest((to_npy(plain(1, 2)),)))
+    head = f"POST /v1/score HTTP/1.1\nHost: x\nContent-Type: {kind}\nContent-Length: {len(first)}\n\n"
+    piece = head.replace("\n", "\r\n").encode() + first
+    with serving(build_app([ChannelMeans()]), host="::1") as port:
+        with socket.create_connection(("::1", port), timeout=60) as connection:
+            second = piece.replace(bytes(plain(1, 2)), bytes(plain(3, 4)))
+            connection.sendall(piece + b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n" + second)
+            stream = connection.makefile("rb")
+            answers = []
+            for _ in range(3):
+                length = next(int(line[15:]) for line in stream if line.startswith(b"content-length:"))
+                while stream.readline() != b"\r\n":
+                    pass
+                answers.append(json.loads(stream.read(length)))
+    assert answers[0]["values"] == [[1, 2]] and answers[2]["values"] == [[3, 4]]
+    assert answers[1]["status"] == "alive"
+
+
 def test_a_request_that_is_too_large_is_refused_before_it_is_read():
     app = build_app([ChannelMeans()], limits=Limits(max_bytes=100_000))
     with serving(app) as port:
