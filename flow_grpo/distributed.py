@@ -10,6 +10,7 @@ import torch
 
 from flow_grpo.config import TrainConfig
 from flow_grpo.rollout import ScoringFailed
+from flow_grpo.signals import StopRequested, interruptible, requested
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -46,24 +47,49 @@ def connect(config: TrainConfig) -> Accelerator:
 
 
 def agreed(produce: Callable[[], T]) -> T:
-    """Call `produce` on every process; if it fails to score on one of them, raise on all.
+    """Call `produce` on every process; if it cannot score, or is asked to stop, on one of them, raise on all.
 
     Without this a process whose reward server went away would leave the others waiting for it forever, or
-    take them with it before they have saved anything.
+    take them with it before they have saved anything. Signals interrupt `produce` at once.
 
     Raises:
-        ScoringFailed: On every process, with the message of the first that failed.
+        StopRequested, ScoringFailed, FloatingPointError: On every process the same, from the first that
+            failed; a request to stop comes before the others.
     """
     results: list[T] = []
-    message = None
+    failure: BaseException | None = None
     try:
-        results.append(produce())
-    except ScoringFailed as error:
-        message = str(error)
-    failures = [text for text in gather([message]) if text is not None]
+        with interruptible():
+            results.append(produce())
+    except (StopRequested, ScoringFailed, FloatingPointError) as error:
+        failure = error
+    described = [failure and (type(failure), str(failure), vars(failure))]
+    failures = [parts for parts in gather(described) if parts is not None]
     if failures:
-        raise ScoringFailed(failures[0])
+        kind, text, details = min(failures, key=lambda parts: parts[0] is not StopRequested)
+        same = kind.__new__(kind, text)  # its __init__ may want other things than the message
+        vars(same).update(details)
+        raise same from failure
     return results[0]
+
+
+def stop_together() -> None:
+    """Raise on all processes if one of them has been asked to stop; they have to call this together.
+
+    Raises:
+        StopRequested: Naming the signal.
+    """
+    names = [name for name in gather([requested()]) if name is not None]
+    if names:
+        raise StopRequested(names[0])
+
+
+def is_lost(error: RuntimeError) -> bool:
+    """Whether a collective failed because another process has ended or cannot be reached."""
+    import torch.distributed
+
+    # Gloo's own failures have no type of their own.
+    return isinstance(error, torch.distributed.DistError) or "gloo" in str(error)
 
 
 def leave_together() -> None:

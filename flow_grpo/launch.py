@@ -6,21 +6,30 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from flow_grpo import checkpoint
 from flow_grpo.checks import check_processes, check_prompts
 from flow_grpo.cli import Invocation, as_yaml, parse
 from flow_grpo.config import TrainConfig
-from flow_grpo.distributed import agreed, connect, leave_together
+from flow_grpo.distributed import agreed, connect, is_lost, leave_together
 from flow_grpo.log import RunLog, start_wandb
 from flow_grpo.messages import shown_above_bar
 from flow_grpo.plan import describe
 from flow_grpo.policy.flux import check_model_path
 from flow_grpo.rollout import ScoringFailed, wait_ready
-from flow_grpo.run import prepare, read_all_prompts
+from flow_grpo.run import Run, prepare, read_all_prompts
+from flow_grpo.signals import EXIT_CODE, StopRequested, end_with_launcher, listening
 from flow_grpo.train import train
 from reward_plugin.client import build_rewards
 from reward_plugin.errors import RewardError
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+
+class ProcessLost(RuntimeError):
+    """Another process of the run has ended."""
 
 
 def launch(invocation: Invocation) -> None:
@@ -29,6 +38,8 @@ def launch(invocation: Invocation) -> None:
     Raises:
         ValueError, RewardError: The configuration, a file or the server is not usable; nothing was changed.
         ScoringFailed: On all processes: the server went away and a checkpoint was written, or never came.
+        StopRequested: On all processes: a signal came, and a checkpoint was written.
+        ProcessLost: Another process has ended; the message says where the state is.
     """
     config = invocation.config
     check_model_path(config.model.path)
@@ -45,22 +56,45 @@ def launch(invocation: Invocation) -> None:
         if resume is not None:
             run.restore(resume)
         log = RunLog(folder, accelerator, config.iterations)
-        try:
-            log.begin(as_yaml(config), run.iteration)
-            if config.log.wandb:
-                start_wandb(accelerator, config.log.project, folder, vars(config))
-            if resume is not None:
-                log.say(f"resumed from {resume} at iteration {run.iteration}")
-            with shown_above_bar(accelerator.process_index, accelerator.num_processes):
-                train(run, rewards, log, accelerator)
-        except ScoringFailed as error:
-            written = run.save(accelerator)
-            raise ScoringFailed(
-                f"{error}\nStopped after iteration {run.iteration}; the state is in {written}. "
-                f"Start the same command again with --resume auto when the server is back."
-            ) from error
-        finally:
-            log.close()
+        with listening():
+            try:
+                log.begin(as_yaml(config), run.iteration)
+                if config.log.wandb:
+                    start_wandb(accelerator, config.log.project, folder, vars(config))
+                if resume is not None:
+                    log.say(f"resumed from {resume} at iteration {run.iteration}")
+                with shown_above_bar(accelerator.process_index, accelerator.num_processes):
+                    train(run, rewards, log, accelerator)
+            except (ScoringFailed, StopRequested) as error:
+                raise type(error)(saved_message(run, accelerator, error)) from error
+            except RuntimeError as error:
+                if not is_lost(error):
+                    raise
+                raise ProcessLost(loss_message(run, accelerator, error)) from error
+            finally:
+                log.close()
+
+
+def saved_message(run: Run, accelerator: Accelerator, error: BaseException) -> str:
+    """Save the run, and what to tell of it."""
+    when = " when the server is back" if isinstance(error, ScoringFailed) else ""
+    return (
+        f"{error}\nStopped after iteration {run.iteration}; the state is in {run.save(accelerator)}. "
+        f"Start the same command again with --resume auto{when}."
+    )
+
+
+def loss_message(run: Run, accelerator: Accelerator, error: RuntimeError) -> str:
+    """What to tell when another process has ended, after saving what can be saved without it."""
+    if accelerator.is_main_process and not run.between:
+        run.save(accelerator)
+    newest = checkpoint.latest(run.checkpoints)
+    return (
+        f"process {accelerator.process_index} lost another process during iteration {run.iteration + 1}: it "
+        f"was killed, ran out of memory, or its machine is gone ({str(error).strip().splitlines()[0]})\n"
+        + (f"The newest state is in {newest}. " if newest else "There is no checkpoint yet. ")
+        + "Start the same command again with --resume auto; the number of processes may differ."
+    )
 
 
 def resume_from(choice: str, folder: Path) -> Path | None:
@@ -117,13 +151,25 @@ def dry_run(config: TrainConfig) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The command; returns the exit code."""
+    """The command; returns the exit code: 0, 1 after an error, 75 after a signal and a checkpoint, 130 after
+    Ctrl-C without one.
+    """
     invocation = parse(arguments)
+    end_with_launcher()
     try:
         if invocation.dry_run:
             dry_run(invocation.config)
         else:
             launch(invocation)
+    except StopRequested as request:
+        if os.environ.get("LOCAL_RANK", "0") == "0":
+            print(f"flow_grpo.train: asked to stop by {request}", file=sys.stderr)
+        leave_together()
+        return EXIT_CODE
+    except ProcessLost as error:
+        # Of the others nobody knows which are left, so each says it.
+        print(f"flow_grpo.train: error: {error}", file=sys.stderr)
+        return 1
     except (ValueError, RewardError, ScoringFailed, FloatingPointError, OSError) as error:
         # Once for each machine: a file or the server may be out of reach of one of them alone.
         if os.environ.get("LOCAL_RANK", "0") == "0":

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -42,6 +43,8 @@ class Run:
         prompts: Training prompts.
         held_out: Validation prompts; may be empty.
         iteration: Completed iterations.
+        between: Whether some of an iteration's updates have been made and not all; then there is nothing to
+            save.
         validated: Iteration of the last validation; -1 before the first. An outage may end a run between an
             iteration and its validation, which is then made on resuming.
         best: Adapter weights of the best validation; empty before the first.
@@ -56,6 +59,7 @@ class Run:
     prompts: Sequence[Prompt]
     held_out: Sequence[Prompt]
     iteration: int = 0
+    between: bool = False
     validated: int = -1
     best: dict[str, torch.Tensor] = field(default_factory=dict)
 
@@ -68,6 +72,13 @@ class Run:
     def checkpoints(self) -> Path:
         """Where checkpoints are."""
         return self.folder / "checkpoints"
+
+    @contextmanager
+    def completing_iteration(self) -> Iterator[None]:
+        """Around the updates of an iteration, after which it counts as completed."""
+        self.between = True
+        yield
+        self.iteration, self.between = self.iteration + 1, False
 
     def remember_best(self) -> None:
         """Remember the averaged weights of now as the best."""

@@ -20,7 +20,7 @@ import torch
 from flow_grpo.advantage import Advantages, advantages
 from flow_grpo.algorithms import ALGORITHMS
 from flow_grpo.config import TrainConfig
-from flow_grpo.distributed import agreed, gather
+from flow_grpo.distributed import agreed, gather, stop_together
 from flow_grpo.examples import Examples, noised, transitions
 from flow_grpo.log import RunLog
 from flow_grpo.noise import seed_of
@@ -42,10 +42,11 @@ def train(run: Run, rewards: Rewards, log: RunLog, accelerator: Accelerator) -> 
     """Iterate until `config.iterations` or until validation says stop.
 
     Raises:
-        ScoringFailed: On every process; `run` is that of the last completed iteration.
+        ScoringFailed, StopRequested: On every process; `run` is that of the last completed iteration.
     """
     config, began = run.config, run.iteration
     while True:
+        stop_together()
         if due(run.iteration, config.validation.every, config) and run.validated != run.iteration:
             evaluate(run, rewards, log, accelerator)
         finished = run.iteration >= config.iterations or run.keeper.should_stop(config.stop)
@@ -64,8 +65,9 @@ def train(run: Run, rewards: Rewards, log: RunLog, accelerator: Accelerator) -> 
             torch.from_numpy(groups),
             config.advantage,
         )
-        metrics = run.updater.run(examples_of(run, made, gains, accelerator), made.condition)
-        run.iteration += 1
+        stop_together()  # the last time that dropping the iteration loses nothing but time
+        with run.completing_iteration():
+            metrics = run.updater.run(examples_of(run, made, gains, accelerator), made.condition)
         now = time.perf_counter()
         if gains.missing:
             log.say(f"{gains.missing} of {len(groups)} pictures have no reward; the first: {scores.reason()}")
