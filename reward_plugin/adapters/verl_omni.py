@@ -28,8 +28,11 @@ if TYPE_CHECKING:
 
 #: Seconds for which the async form collects calls before it sends them together.
 WINDOW = 0.01
-#: What verl-omni adds to the call for rewards that use a model of its own; not looked at.
-MANAGER_KEYS = frozenset({"reward_router_address", "reward_model_tokenizer", "model_name"})
+#: What verl-omni adds to the call for rewards that use a model of its own, and `device`, by which an entry
+#: tells its workers whether they need an accelerator (`cpu`: none); not looked at.
+MANAGER_KEYS = frozenset(
+    {"reward_router_address", "reward_model_tokenizer", "model_name", "sampling_params", "device"}
+)
 
 
 def compute_score(

@@ -75,7 +75,10 @@ def call(function: Any, image: torch.Tensor, prompt: str | None, rewards: Any, *
 def test_verl_omni_gets_the_weighted_score_and_its_parts():
     expected = {"score": 5 + 6, "red": 10, "letters": 3}
     assert call(verl_omni.compute_score, chw(10, 2), "abc", local()) == expected
-    assert call(verl_omni.compute_score, chw(10, 2)[None], "abc", local(), model_name=None) == expected
+    added = dict.fromkeys(
+        ("reward_router_address", "reward_model_tokenizer", "model_name", "sampling_params", "device")
+    )
+    assert call(verl_omni.compute_score, chw(10, 2)[None], "abc", local(), **added) == expected
     # its manager looks at the function, not at what it returns, to tell the two forms apart
     assert inspect.iscoroutinefunction(verl_omni.compute_score_async)
     assert asyncio.run(call(verl_omni.compute_score_async, chw(10, 2), "abc", local())) == expected
