@@ -20,7 +20,7 @@ import asyncio
 import base64
 import binascii
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -31,7 +31,10 @@ from reward_plugin.types import ScoreTable
 
 if TYPE_CHECKING:
     from fastapi import APIRouter, Request
+    from fastapi.responses import JSONResponse
 
+#: How the paths of these routes end, /health apart.
+PATHS = ("/compute", "/health")
 #: (encoded pictures, prompts or None, names of the scorers to run or None for all) -> their scores.
 Score = Callable[[Sequence[bytes], Sequence[str] | None, Sequence[str] | None], Awaitable[ScoreTable]]
 #: The bytes of a request, read within some limits; it raises `TooLarge` past them.
@@ -76,38 +79,18 @@ def router(
     from fastapi import APIRouter, Request
     from fastapi.responses import JSONResponse
 
-    async def answer(request: Request, address: str | None) -> JSONResponse:
-        try:
-            body = await (_body(request.stream(), max_bytes) if read is None else read(request))
-            if _is_pickle(body):
-                return failure(415, "pickle", NO_PICKLE)
-            batch = await asyncio.to_thread(decode, body, max_items)
-        except TooLarge as error:
-            return failure(413, "too_large", str(error))
-        except ProtocolError as error:
-            return failure(400, "malformed", str(error))
-        try:
-            weights = read_weights(address, owners)
-            table = await score(batch.images, batch.prompts, _scorers(weights, owners))
-            combined = insist(combine(table, settle_weights(weights, table.dimensions)), table)
-        except (ConfigError, MissingScore) as error:
-            return JSONResponse({"error": str(error)})
-        return JSONResponse({"rewards": combined.reward.tolist()})
-
-    def failure(status: int, code: str, message: str) -> JSONResponse:
-        return JSONResponse({"error": {"code": code, "message": message}}, status)
-
+    compute = _Compute(score, owners, read or _reader(max_bytes), max_items)
     routes = APIRouter(tags=["Flow-Factory"])
 
     @routes.post("/compute")
-    async def compute(request: Request) -> JSONResponse:
+    async def compute_single(request: Request) -> JSONResponse:
         """The score of each picture, on a server with a single dimension."""
-        return await answer(request, None)
+        return await compute.answer(request, None)
 
     @routes.post("/weights/{weights}/compute")
     async def compute_weighted(request: Request, weights: str) -> JSONResponse:
         """The weighted sum of each picture's scores, as in `/weights/iaa=0.5,iqa=0.5/compute`."""
-        return await answer(request, weights)
+        return await compute.answer(request, weights)
 
     @routes.get("/weights/{weights}/health")
     async def health(weights: str) -> JSONResponse:
@@ -115,15 +98,65 @@ def router(
         try:
             read_weights(weights, owners)
         except ConfigError as error:
-            return failure(404, "unknown_weights", str(error))
+            return _failure(404, "unknown_weights", str(error))
         return JSONResponse({"status": "ok"})
 
     @routes.post("/")
     async def refuse_pickle() -> JSONResponse:
         """Other trainers' reward clients post pickles here; this says why not, and what to use."""
-        return failure(415, "pickle", NO_PICKLE)
+        return _failure(415, "pickle", NO_PICKLE)
 
     return routes
+
+
+def as_bearer(authorization: str) -> str:
+    """The header of that trainer's client, which can only send a password (HTTP's Basic, out of ~/.netrc), as
+    if the password had been sent as token; any other header as it is.
+    """
+    scheme, _, encoded = authorization.partition(" ")
+    if scheme.lower() != "basic":
+        return authorization
+    try:
+        return "Bearer " + base64.b64decode(encoded, validate=True).decode().partition(":")[2]
+    except ValueError:
+        return ""
+
+
+@dataclass(frozen=True)
+class _Compute:
+    """Answers requests for rewards; the attributes are the arguments of `router`."""
+
+    score: Score
+    owners: Mapping[str, str] | None
+    read: Read
+    max_items: int
+
+    async def answer(self, request: "Request", address: str | None) -> "JSONResponse":
+        """The rewards of a request, weighed as its address says, or why there are none."""
+        from fastapi.responses import JSONResponse
+
+        try:
+            body = await self.read(request)
+            if _is_pickle(body):
+                return _failure(415, "pickle", NO_PICKLE)
+            batch = await asyncio.to_thread(decode, body, self.max_items)
+        except TooLarge as error:
+            return _failure(413, "too_large", str(error))
+        except ProtocolError as error:
+            return _failure(400, "malformed", str(error))
+        try:
+            weights = read_weights(address, self.owners)
+            table = await self.score(batch.images, batch.prompts, _scorers(weights, self.owners))
+            combined = insist(combine(table, settle_weights(weights, table.dimensions)), table)
+        except (ConfigError, MissingScore) as error:
+            return JSONResponse({"error": str(error)})
+        return JSONResponse({"rewards": combined.reward.tolist()})
+
+
+def _failure(status: int, code: str, message: str) -> "JSONResponse":
+    from fastapi.responses import JSONResponse
+
+    return JSONResponse({"error": {"code": code, "message": message}}, status)
 
 
 def read_weights(address: str | None, owners: Mapping[str, str] | None) -> dict[str, float] | None:
@@ -203,14 +236,17 @@ def _scorers(weights: Mapping[str, float] | None, owners: Mapping[str, str] | No
     return tuple(dict.fromkeys(owner for name, owner in owners.items() if weights.get(name)))
 
 
-async def _body(chunks: AsyncIterator[bytes], max_bytes: int) -> bytes:
-    """All of the body, never holding more than is allowed."""
-    body = bytearray()
-    async for chunk in chunks:
-        body += chunk
-        if len(body) > max_bytes:
-            raise TooLarge(f"more than {max_bytes} bytes: lower batch_size")
-    return bytes(body)
+def _reader(max_bytes: int) -> Read:
+    async def read(request: "Request") -> bytes:
+        """All of the body, never holding more than is allowed."""
+        body = bytearray()
+        async for chunk in request.stream():
+            body += chunk
+            if len(body) > max_bytes:
+                raise TooLarge(f"more than {max_bytes} bytes: lower batch_size")
+        return bytes(body)
+
+    return read
 
 
 def _is_pickle(body: bytes) -> bool:

@@ -21,6 +21,7 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from reward_plugin.adapters import flow_factory
 from reward_plugin.server.failures import RequestFailed, error_body, request_id
 from reward_plugin.server.limits import Budget
 from reward_plugin.server.metrics import Metrics
@@ -99,7 +100,10 @@ class Edge:
     def _may_pass(self, path: str, headers: Headers) -> bool:
         if self._expected is None or path in OPEN:
             return True
-        return hmac.compare_digest(headers.get("authorization", "").encode(), self._expected)
+        given = headers.get("authorization", "")
+        if path.endswith(flow_factory.PATHS):
+            given = flow_factory.as_bearer(given)
+        return hmac.compare_digest(given.encode(), self._expected)
 
     async def _refuse(self, scope: Scope, receive: Receive, send: Send) -> None:
         message = "wrong or no token; send Authorization: Bearer TOKEN"

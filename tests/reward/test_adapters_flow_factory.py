@@ -16,6 +16,7 @@ from fastapi import FastAPI
 from starlette.testclient import TestClient
 
 from reward_plugin.adapters.flow_factory import router
+from reward_plugin.app import build_app
 from reward_plugin.client import LocalRewards
 from reward_plugin.errors import ConfigError, MissingScore
 from reward_plugin.images import to_png
@@ -135,6 +136,27 @@ def test_requests_that_are_refused(served: Served):
     large.append(served.post("/weights/red/compute", [b"x"] * 5))
     assert [answer.status_code for answer in large] == [413, 413]
     assert not served.asked
+
+
+def test_the_token_may_come_as_a_password_on_these_routes_only():
+    """That trainer's client sends no header of its own, but the password of its machine's .netrc."""
+    body = {"image": [base64.b64encode(to_png(plain(9, 2))).decode()], "prompt": ["a"]}
+    with TestClient(build_app([ChannelMeans()], token="s:3")) as app:
+        for auth, status in (
+            (("any", "s:3"), 200),
+            (("", "s:3"), 200),
+            (("s", "3"), 401),
+            (("any", "s"), 401),
+        ):
+            assert app.post("/weights/red/compute", json=body, auth=auth).status_code == status, auth
+            assert app.get("/weights/red/health", auth=auth).status_code == status, auth
+        assert app.post("/weights/red/compute", json=body, auth=("any", "s:3")).json() == {"rewards": [9.0]}
+        for path in ("/v1/scorers", "/metrics"):
+            assert app.get(path, auth=("any", "s:3")).status_code == 401
+        for wrong in ("Basic ?", "Basic", "basic " + base64.b64encode(b"\xff:\xff").decode(), "Bearer 3", ""):
+            headers = {"Authorization": wrong}
+            assert app.get("/weights/red/health", headers=headers).status_code == 401, wrong
+        assert app.get("/weights/red/health", headers={"Authorization": "Bearer s:3"}).status_code == 200
 
 
 @dataclass
