@@ -9,6 +9,7 @@ import re
 import secrets
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from functools import cache
 from typing import Any
 
 import psutil
@@ -61,7 +62,7 @@ def join(options: RayOptions, cores: float) -> bool:
     local = options.address is None
     os.environ.update(_EVERYWHERE)
     if local:
-        os.environ.update(_STARTED_HERE, RAY_AUTH_TOKEN=secrets.token_hex(32))
+        os.environ.update(_STARTED_HERE, RAY_AUTH_TOKEN=_token())
     try:
         import ray
         from ray import serve
@@ -89,6 +90,12 @@ def join(options: RayOptions, cores: float) -> bool:
     serve.start(proxy_location="Disabled", logging_config={"log_level": "WARNING"})
     logging.getLogger("ray.serve").setLevel(logging.ERROR)  # the engine itself tells of replicas that died
     return local
+
+
+@cache
+def _token() -> str:
+    """What processes of a cluster that is started here show one another; Ray reads it once in a process."""
+    return secrets.token_hex(32)
 
 
 def check_loopback() -> None:
@@ -177,7 +184,7 @@ def deploy(specs: Sequence[Mapping[str, Any]], options: RayOptions) -> dict[str,
             num_replicas=own.num_replicas,
             ray_actor_options={"num_cpus": own.num_cpus, "num_gpus": own.num_gpus},
             max_ongoing_requests=own.max_ongoing_requests,
-            max_queued_requests=own.max_queued_requests,
+            max_queued_requests=-1,  # the engine counts them: what it has taken is never sent away
             health_check_period_s=HEALTH_PERIOD,
             health_check_timeout_s=HEALTH_TIMEOUT,
             max_constructor_retry_count=1,  # of the first start only: a dead replica is restarted for ever
@@ -256,7 +263,10 @@ def reason(report: str) -> RewardError:
         if found and found[1] in _ERRORS:
             return _ERRORS[found[1]](found[2])
     log.error("%s", report)
-    return ScorerFailed(f"a scorer did not start: {_last_line(report)}")
+    why = _last_line(report)
+    if why.startswith("ActorDiedError"):
+        why = "its process died while it loaded, as when memory runs out; its own log may say more"
+    return ScorerFailed(f"a scorer did not start: {why}")
 
 
 def _last_line(text: str) -> str:

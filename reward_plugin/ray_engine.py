@@ -34,8 +34,6 @@ WATCH_PERIOD = 2.0
 LOST_AFTER = 30.0
 #: Seconds that a client is told to stay away, at most.
 LONGEST_RETRY = 60
-#: Seconds that a request of a dead replica waits for a place at another one, at most.
-LONGEST_WAIT = 60.0
 
 
 class RayEngine:
@@ -102,7 +100,7 @@ class RayEngine:
             return "the server is stopping"
         if self._lost():
             return "the Ray cluster does not answer; unless it comes back, restart the server"
-        down = [name for name, count in self._running.items() if not count]
+        down = [self._scorer(name) for name, count in self._running.items() if not count]
         return f"no replica of {', '.join(down)} is running" if down else None
 
     async def run(self, job: ScoreJob) -> ScoreTable:
@@ -143,9 +141,9 @@ class RayEngine:
     async def _ask(self, scorer: str, reference: Any, request: str) -> tuple[ScoreTable, float]:
         """One scorer's table, and the seconds that its replica had it; asks again where a replica died."""
         from ray.exceptions import NodeDiedError, ObjectLostError, RayActorError, RayError
-        from ray.serve.exceptions import BackPressureError, RayServeException, ReplicaUnavailableError
+        from ray.serve.exceptions import RayServeException, ReplicaUnavailableError
 
-        deaths, deadline = 0, math.inf
+        deaths = 0
         while True:
             response = self._handles[scorer].score.remote(reference)
             try:
@@ -153,12 +151,8 @@ class RayEngine:
             except asyncio.CancelledError:
                 response.cancel()
                 raise
-            except BackPressureError:
-                if time.monotonic() > deadline or not deaths:
-                    raise self._full() from None
-                await asyncio.sleep(0.2)  # it was taken once: it waits rather than being sent away
             except (RayActorError, ReplicaUnavailableError, NodeDiedError, ObjectLostError) as error:
-                deaths, deadline = deaths + 1, time.monotonic() + LONGEST_WAIT
+                deaths += 1
                 reason = (str(error).splitlines() or [type(error).__name__])[0]
                 log.warning("request %s: a replica of %s died: %s", request or "-", scorer, reason)
                 if deaths > self.options.retries:
@@ -173,6 +167,9 @@ class RayEngine:
     def _lost(self) -> bool:
         return time.monotonic() - self._looked > LOST_AFTER
 
+    def _scorer(self, application: str) -> str:
+        return application.removeprefix(f"{self.options.name}-")
+
     def _full(self) -> Full:
         return Full(min(max(1, math.ceil(self._seconds / 2)), LONGEST_RETRY))
 
@@ -186,7 +183,8 @@ class RayEngine:
                 continue
             for name, count in running.items():
                 if count != self._running[name]:
-                    log.warning("%s: %d of %d replicas are running", name, count, self._wanted[name])
+                    scorer = self._scorer(name)
+                    log.warning("%s: %d of %d replicas are running", scorer, count, self._wanted[name])
             self._running, self._looked = running, time.monotonic()
 
 
