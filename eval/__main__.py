@@ -1,4 +1,4 @@
-"""`python -m eval compare --config FILE [--any.key VALUE]` and `python -m eval report FOLDER`."""
+"""`python -m eval compare --config FILE [--any.key VALUE]`, `ablate --config FILE` and `report FOLDER`."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ def build_parser() -> Any:
     """The command line: every key of the config is an option, unknown ones are errors."""
     from jsonargparse import ArgumentParser
 
+    from eval.ablate_config import AblateConfig
     from eval.config import CompareConfig
     from flow_grpo.parser import Parser
 
@@ -32,12 +33,24 @@ def build_parser() -> Any:
         "--config", action="config", help="YAML file; options on the command line come on top."
     )
     compare.add_class_arguments(CompareConfig)
+    ablate = Parser(exit_on_error=False)
+    ablate.add_argument(
+        "--config", action="config", help="YAML file; options on the command line come on top."
+    )
+    ablate.add_argument("--list", action="store_true", help="Print the runs and how far each is, and stop.")
+    ablate.add_argument(
+        "--dry_run", "--dry-run", action="store_true", help="Print commands and time, and stop."
+    )
+    ablate.add_argument("--only", nargs="*", default=[], help="Patterns of the names of runs to do.")
+    ablate.add_argument("--parallel", type=int, default=1, help="Runs at a time on this machine.")
+    ablate.add_class_arguments(AblateConfig)
     report = ArgumentParser(exit_on_error=False)
     report.add_argument("folder", type=str, help="Folder with the results.json that compare wrote.")
     commands = parser.add_subcommands(dest="command", required=True)
     commands.add_subcommand(
         "compare", compare, help="Generate, score, and write results, report and gallery."
     )
+    commands.add_subcommand("ablate", ablate, help="Train and compare every run of a matrix of settings.")
     commands.add_subcommand("report", report, help="Draw report and gallery again from results.json.")
     return parser
 
@@ -72,6 +85,8 @@ def _parse(arguments: Sequence[str] | None) -> Callable[[], None]:
     settings = parser.instantiate(parsed)[parsed.command]
     if parsed.command == "report":
         return partial(_report, Path(settings["folder"]))
+    if parsed.command == "ablate":
+        return _ablation(settings)
     config = CompareConfig(**{name: settings[name] for name in CompareConfig.__dataclass_fields__})
     return partial(_compare, config)
 
@@ -85,6 +100,15 @@ def _compare(config: CompareConfig) -> None:
     for note in results["notes"]:
         print(f"note     {note}")
     _point(Path(config.out))
+
+
+def _ablation(settings: Any) -> Callable[[], None]:
+    from eval.ablate import run
+    from eval.ablate_config import AblateConfig
+
+    config = AblateConfig(**{name: settings[name] for name in AblateConfig.__dataclass_fields__})
+    options = {name: settings[name] for name in ("only", "parallel", "dry_run")}
+    return partial(run, config, list_runs=settings["list"], **options)
 
 
 def _report(folder: Path) -> None:

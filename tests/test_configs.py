@@ -27,6 +27,16 @@ def load_eval(path: Path) -> object:
     return parser.instantiate(parser.parse_args(["compare", "--config", str(path)])).compare
 
 
+def load_lab(path: Path) -> object:
+    """A matrix of runs, how they are judged, and otherwise trainers' configurations."""
+    if path.stem == "evaluation":
+        return load_eval(path)
+    if path.stem != "matrix":
+        return load_train(path)
+    parser = eval_command.build_parser()
+    return parser.instantiate(parser.parse_args(["ablate", "--config", str(path)])).ablate
+
+
 def load_accelerate(path: Path) -> object:
     from accelerate.commands.config.config_args import load_config_from_file
 
@@ -35,7 +45,7 @@ def load_accelerate(path: Path) -> object:
 
 LOADERS: dict[str, Callable[[Path], object]] = {
     ".": load_train,
-    "lab": load_train,
+    "lab": load_lab,
     "reward": load_reward,
     "eval": load_eval,
     "accelerate": load_accelerate,

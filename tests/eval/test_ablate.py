@@ -1,0 +1,260 @@
+"""Ablations: which runs a matrix is, what is run again and what never, and what the tables say."""
+
+import csv
+import json
+import threading
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import scipy.stats
+import yaml
+
+from eval.__main__ import main
+from eval.ablate_config import AblateConfig, chosen, expand, override
+from eval.ablate_runs import Busy, RunFailed, State, Workshop, locked, state_of, write_state
+from eval.ablate_table import as_csv, as_markdown, estimate, summarise
+from tests.tiny import tiny_prompts
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def files(flux: Path, tmp_path: Path) -> dict[str, Any]:
+    """A tiny run of one iteration and a tiny comparison, both scored by a server."""
+    train = {
+        "iterations": 1,
+        "model": {
+            "path": str(flux),
+            "dtype": "float32",
+            "height": 32,
+            "width": 32,
+            "max_sequence_length": 32,
+            "lora": {"rank": 2, "alpha": 4},
+        },
+        "prompts": {
+            "train": str(tiny_prompts(tmp_path / "train.txt")),
+            "per_iteration": 2,
+            "group_size": 2,
+        },
+        "sampler": {"num_steps": 2, "noise_level": 0.7, "window": {"kind": "all"}, "chunk": 4},
+        "reward": {"weights": {"colourfulness": 1.0}, "url": "http://127.0.0.1:8100"},
+        "optimizer": {"updates_per_rollout": 1, "lr": 0.02, "micro_batch": 8},
+        "log": {"samples_every": 0},
+    }
+    evaluation = {
+        "model": str(flux),
+        "prompts": str(tiny_prompts(tmp_path / "held_out.txt", ("a red boat", "a blue cat"))),
+        "members": 2,
+        "run_dir": "unused",
+        "sampling": {"num_steps": 1, "height": 32, "width": 32, "max_sequence_length": 32},
+        "reward": {"weights": {"colourfulness": 1.0}, "url": "http://127.0.0.1:8100"},
+        "bootstrap": {"resamples": 50},
+    }
+    written = {}
+    for name, values in (
+        ("train", train),
+        ("evaluation", evaluation),
+        ("server", {"scorers": [{"name": "pixels"}, {"name": "naive"}]}),
+    ):
+        written[name] = str(tmp_path / f"{name}.yaml")
+        Path(written[name]).write_text(yaml.safe_dump(values))
+    return {**written, "out": str(tmp_path / "runs")}
+
+
+def matrix(files: dict[str, Any], **changes: Any) -> AblateConfig:
+    axes = {
+        "reward": {"colour": {}, "naive": {"reward.weights": {"naive_pixels": 2.0}}},
+        "remedy": {"none": {}, "kl": {"regularizer.kl_weight": 0.5}},
+    }
+    return AblateConfig(**{"axes": axes, "seeds": [0, 7], "reference": "none", **files, **changes})
+
+
+def test_runs_are_all_combinations_seed_by_seed(files):
+    runs = expand(matrix(files, skip=["naive/kl"]))
+    first = ["colour/none/seed0", "colour/kl/seed0", "naive/none/seed0"]
+    assert [run.name for run in runs] == first + [name.replace("seed0", "seed7") for name in first]
+    kl, naive = runs[1], runs[5]
+    assert (kl.train["regularizer"]["kl_weight"], kl.train["seed"]) == (0.5, 0)
+    assert kl.train["run_dir"] == f"{files['out']}/colour/kl/seed0/train" == kl.evaluation["run_dir"]
+    # Each is judged by what it was trained on, and a mapping is replaced, not merged into.
+    assert naive.train["reward"]["weights"] == naive.evaluation["reward"]["weights"] == {"naive_pixels": 2.0}
+    assert len({run.identity for run in runs}) == 6
+    assert [run.name for run in chosen(runs, ["*/none/seed7", "colour/kl"])] == [
+        "colour/kl/seed0",
+        "colour/none/seed7",
+        "colour/kl/seed7",
+        "naive/none/seed7",
+    ]
+
+
+def test_a_later_axis_goes_before_an_earlier_one_and_the_base_is_left_alone():
+    base = {"a": {"b": 1, "c": 2}}
+    assert override(base, {"a.b": 5, "d.e": {"f": 6}}) == {"a": {"b": 5, "c": 2}, "d": {"e": {"f": 6}}}
+    assert base == {"a": {"b": 1, "c": 2}}
+    with pytest.raises(ValueError, match=r"a\.b\.x: b holds no keys"):
+        override(base, {"a.b.x": 1})
+
+
+@pytest.mark.parametrize(
+    ("changes", "text"),
+    [
+        ({"axes": {"x": {"v": {"optimizer.lrr": 1}}}, "reference": None}, r"^v: .*lrr"),
+        ({"axes": {"x": {"v": {"optimizer.lr": 0}}}, "reference": None}, r"^v: optimizer.lr is 0"),
+        ({"train": "nowhere.yaml"}, "nowhere.yaml cannot be read"),
+        ({"skip": ["*"]}, "leaves nothing to run"),
+        ({"axes": {}}, "at least one axis"),
+        ({"axes": {"x": {"a/b": {}}}}, "names a folder"),
+        ({"seeds": [1, 1]}, "none twice"),
+        ({"reference": "colour"}, "variants of the last axis: none, kl"),
+    ],
+)
+def test_a_matrix_that_cannot_be_run_is_refused_before_anything_starts(files, changes, text):
+    with pytest.raises(ValueError, match=text):
+        expand(matrix(files, **changes))
+    assert not Path(files["out"]).exists()
+
+
+def test_a_pattern_that_matches_nothing_is_named(files):
+    with pytest.raises(ValueError, match="'kl' matches no run"):
+        chosen(expand(matrix(files)), ["kl"])
+
+
+def test_a_finished_run_of_another_configuration_is_never_taken_for_this_one(files):
+    run = expand(matrix(files))[1]
+    run.folder.mkdir(parents=True)
+    write_state(run, State("done", {"train": 1.0}))
+    assert state_of(run).done
+    axes = {"reward": {"colour": {}}, "remedy": {"kl": {"regularizer.kl_weight": 0.6}}}
+    other = expand(matrix(files, axes=axes, reference=None))[0]
+    assert other.folder == run.folder
+    with pytest.raises(ValueError, match="holds a run of another configuration; remove that folder"):
+        state_of(other)
+
+
+def test_a_run_that_another_process_works_on_is_left_alone(files):
+    config = matrix(files)
+    run = expand(config)[0]
+    with locked(run.folder):
+        [(left, error)] = Workshop(config, 1).work([run])
+    assert left is run and isinstance(error, Busy) and state_of(run).stage is None
+
+
+def test_an_interrupt_stops_the_command_and_all_it_started(files, tmp_path):
+    workshop, errors = Workshop(matrix(files), 1), []
+    child = "import subprocess, sys, time; subprocess.Popen([sys.executable, '-c', {!r}]); time.sleep(99)"
+    grandchild = f"import time; open({str(tmp_path / 'alive')!r}, 'w').close(); time.sleep(99)"
+
+    def execute():
+        with locked(tmp_path / "run") as lock:
+            try:
+                workshop._execute(["-c", child.format(grandchild)], tmp_path / "log", lock)
+            except RunFailed as error:
+                errors.append(str(error))
+
+    thread = threading.Thread(target=execute)
+    thread.start()
+    while not (tmp_path / "alive").exists():
+        thread.join(0.05)
+    workshop.stopping.set()
+    thread.join(60)
+    assert errors == ["interrupted"]
+    with locked(tmp_path / "run"):  # nothing that had the lock is alive
+        pass
+
+
+def test_intervals_are_students():
+    values = [1.0, 2.5, 2.0, 4.0]
+    found = estimate([*values, None], 0.9)
+    low, high = scipy.stats.t.interval(0.9, 3, np.mean(values), scipy.stats.sem(values))
+    assert (found["mean"], found["n"]) == (pytest.approx(2.375), 4)
+    assert (found["low"], found["high"]) == (pytest.approx(low), pytest.approx(high))
+    assert estimate([3.0], 0.95) == {"mean": 3.0, "low": None, "high": None, "n": 1}
+    assert estimate([None], 0.95)["mean"] is None
+
+
+def result(name: str, seed: int, gain: float, adherence: float | None, state: str = "done") -> dict[str, Any]:
+    measured = {"base_mean": 50.0, "tuned_mean": 50.0 + gain, "difference": gain, "relative": gain / 50}
+    held = {"base_mean": 90.0, "tuned_mean": None, "difference": None, "relative": adherence}
+    return {
+        "name": f"r/{name}/seed{seed}",
+        "combination": f"r/{name}",
+        "variants": {"reward": "r", "remedy": name},
+        "seed": seed,
+        "state": state,
+        "reason": None if state == "done" else "exit code 1; the end of log:\nboom",
+        "seconds": {"train": 2.0},
+        "iterations": 3,
+        "kept_iteration": None,
+        "summary": {"reward": measured, "adherence": held} if state == "done" else {},
+    }
+
+
+def test_tables_say_what_was_measured_and_what_was_not():
+    rows = [
+        result("none", 0, 10.0, -0.1),
+        result("none", 1, 14.0, -0.2),
+        result("kl", 0, 9.0, -0.01),
+        result("kl", 1, 9.0, None, state="failed"),
+    ]
+    record = {
+        "title": "T",
+        "confidence": 0.95,
+        "settings": {"columns": ["adherence"], "reference": "none", "axes": {"reward": {}, "remedy": {}}},
+        "runs": rows,
+        "variants": [summarise(rows[:2], 0.95), summarise(rows[2:], 0.95)],
+    }
+    page = as_markdown(record)
+    low, high = scipy.stats.t.interval(0.95, 1, 12, 2)
+    assert f"| none | 2 | +12.0 ({low:+.1f} to {high:+.1f}) | 100 % | -15.0" in page
+    assert "| kl | 1 | +9.0 | 75 % | -1.0 |" in page  # one seed: no interval, and no figure for the other
+    assert "1 of 4 runs are not in these figures" in page and "* r/kl/seed1: exit code 1" in page
+    table = list(csv.DictReader(as_csv(record).splitlines()))
+    assert [row["reward/difference"] for row in table] == ["10.0", "14.0", "9.0", ""]
+    assert table[3]["state"] == "failed" and table[0]["adherence/tuned_mean"] == ""
+
+
+def test_the_labs_matrix_is_valid():
+    from eval.ablate_config import read_mapping
+
+    values = read_mapping(str(ROOT / "configs" / "lab" / "matrix.yaml"))
+    assert len(values["seeds"]) >= 3
+
+
+@pytest.mark.slow
+def test_a_matrix_is_trained_compared_and_taken_up_again(files, tmp_path, capsys):
+    """Two runs at a time on one server; one fails at first and alone is done again."""
+    prompts = tmp_path / "later.txt"
+    config = tmp_path / "matrix.yaml"
+    axes = {"prompts": {"given": {}, "missing": {"prompts.train": str(prompts)}}}
+    config.write_text(yaml.safe_dump({**files, "axes": axes, "seeds": [3], "columns": ["sharpness"]}))
+    command = ["ablate", "--config", str(config), "--parallel", "2"]
+    assert main([*command, "--dry-run"]) == 0
+    assert "2 of 2 runs to do, 2 at a time" in capsys.readouterr().out and not Path(files["out"]).exists()
+
+    assert main(command) == 1
+    assert "1 of 2 runs failed" in (message := capsys.readouterr().err) and "later.txt" in message
+    given = Path(files["out"]) / "given" / "seed3"
+    record = (given / "run.json").read_bytes()
+    assert json.loads(record)["stage"] == "done"
+    results = json.loads((Path(files["out"]) / "results.json").read_text())
+    assert [row["state"] for row in results["runs"]] == ["done", "failed"]
+    assert results["variants"][1]["dimensions"] == {}
+
+    tiny_prompts(prompts)
+    assert main([*command, "--list"]) == 0
+    assert capsys.readouterr().out.split() == ["done", "given/seed3", "begun", "missing/seed3"]
+    assert main(command) == 0
+    assert (given / "run.json").read_bytes() == record and "given" not in capsys.readouterr().out
+    results = json.loads((Path(files["out"]) / "results.json").read_text())
+    assert [row["state"] for row in results["runs"]] == ["done", "done"]
+    rows = results["runs"]
+    assert rows[0]["iterations"] == 1 and set(rows[0]["summary"]) >= {"reward", "sharpness", "diversity"}
+    # The base's pictures were made once, and its scores are the same.
+    images = [given, given.parents[1] / "missing" / "seed3"]
+    inodes = [(f / "eval/gallery/images/base/0000-0.png").stat().st_ino for f in images]
+    assert inodes[0] == inodes[1]
+    assert rows[0]["summary"]["reward"]["base_mean"] == rows[1]["summary"]["reward"]["base_mean"]
+    page = (Path(files["out"]) / "table.md").read_text()
+    assert "| given | 1 |" in page and "sharpness, %" in page
