@@ -26,7 +26,7 @@ class Handed(Generic[T]):
 
     Attributes:
         images: uint8 [B, H, W, 3].
-        finite: Whether everything that was checked is; if not, nothing was handed in.
+        finite: Whether every picture is; if not, nothing was handed in.
         scores: What handing it in returned; None where it is not finite.
     """
 
@@ -47,16 +47,15 @@ class Handover(Generic[T]):
         self._worker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="handover")
         self._given: list[Future[Handed[T]]] = []
 
-    def give(self, pictures: torch.Tensor, latents: torch.Tensor, texts: Sequence[str]) -> None:
+    def give(self, pictures: torch.Tensor, texts: Sequence[str]) -> None:
         """Send a chunk on its way.
 
         Args:
-            pictures: float32 [B, H, W, 3] in [0, 1].
-            latents: Float [B, ...], checked for being finite together with the pictures.
+            pictures: float32 [B, H, W, 3] in [0, 1]; a latent that is not finite shows in them, because a
+                decoder normalises.
             texts: B prompts.
         """
-        finite = pictures.isfinite().all() & latents.isfinite().all()
-        tensors, arrived = _to_host([as_bytes(pictures), finite])
+        tensors, arrived = _to_host([as_bytes(pictures), pictures.isfinite().all()])
         self._given.append(self._worker.submit(self._hand_in, tensors, arrived, list(texts)))
 
     def wait(self) -> list[Handed[T]]:

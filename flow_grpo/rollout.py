@@ -161,8 +161,7 @@ def rollout(
         for chunk in chunks:
             trajectory = sampler.run(chunk)
             clock.mark("sample")
-            texts = [prompts[item.row].text for item in chunk]
-            handover.give(policy.pictures(trajectory.final), trajectory.final, texts)
+            handover.give(policy.pictures(trajectory.final), [prompts[item.row].text for item in chunk])
             clock.mark("decode")
             trajectories.append(trajectory)
         handed = handover.wait()

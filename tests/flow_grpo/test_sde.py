@@ -76,7 +76,7 @@ def test_cps_closed_form():
 )
 @pytest.mark.parametrize("sigma", [0.9, 0.5])
 def test_old_and_new_noise_together_are_as_much_as_sigma_asks_for(kind, delta, tolerance, sigma):
-    """Of data 0 the sample is sigma e and the velocity e: CPS keeps the variance exactly, an SDE to first order."""
+    """Of data 0 the sample is sigma e, the velocity e: CPS keeps the variance, an SDE does to first order."""
     noise = torch.ones(1, 6, 8)
     result = step(noise, sigma * noise, sigma, sigma - delta, 0.7, kind=kind, noise=torch.zeros_like(noise))
     left = float(result.mean[0, 0, 0])
