@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -41,7 +42,9 @@ class Total:
 class Crew:
     """Starts workers, kills them, adds up their reports. Leaves none behind."""
 
-    def __init__(self) -> None:
+    def __init__(self, prefix: Sequence[str] = ()) -> None:
+        """`prefix` is a command that runs the command behind it, elsewhere."""
+        self._prefix = prefix
         self.total, self.started, self.killed = Total(), 0, 0
         self._members: list[tuple[subprocess.Popen[str], threading.Thread]] = []
         self._lock = threading.Lock()
@@ -57,7 +60,7 @@ class Crew:
     def start(self, work: Work) -> subprocess.Popen[str]:
         """One more worker."""
         process = subprocess.Popen(
-            [sys.executable, "-m", "benchmarks.server_worker", json.dumps(asdict(work))],
+            [*self._prefix, sys.executable, "-m", "benchmarks.server_worker", json.dumps(asdict(work))],
             stdout=subprocess.PIPE,
             text=True,
         )

@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import zlib
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -89,6 +90,8 @@ def main() -> None:
 
     parser = argparse.ArgumentParser(description="A reward server that answers with what the pictures carry.")
     parser.add_argument("--port", type=int, required=True)
+    parser.add_argument("--host", default=ServeConfig.host)
+    parser.add_argument("--tls_certificate", type=Path)
     parser.add_argument("--max_waiting", type=int, default=ServeConfig.max_waiting)
     parser.add_argument("--max_bytes", type=int, default=ServeConfig.max_bytes)
     options = parser.parse_args()

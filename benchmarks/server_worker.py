@@ -26,6 +26,7 @@ import httpx
 import numpy as np
 
 from benchmarks.server_stamp import blank, expected, prompt_of, stamp
+from reward_plugin.access import read_token
 from reward_plugin.client import RewardClient
 from reward_plugin.errors import RewardError
 from reward_plugin.images import to_png
@@ -51,6 +52,7 @@ class Work:
         count_statuses: Count the status of every response, which puts a layer into the client.
         seed: Of serials and of arrival times.
         report: Seconds between two lines.
+        ca_file: Certificates to trust an https server by; the token is that of the environment.
     """
 
     url: str
@@ -64,6 +66,7 @@ class Work:
     count_statuses: bool = False
     seed: int = 0
     report: float = 1.0
+    ca_file: str | None = None
 
 
 @dataclass
@@ -111,7 +114,12 @@ class Worker:
         work = self.work
         transport = Counting(self) if work.count_statuses else None
         with RewardClient(
-            work.url, batch_size=work.batch, concurrency=work.concurrency, transport=transport
+            work.url,
+            token=read_token(None),
+            ca_file=work.ca_file,
+            batch_size=work.batch,
+            concurrency=work.concurrency,
+            transport=transport,
         ) as client:
             client.score([blank(8)], ["a first request, to open a connection"])
             start = due = reported = time.perf_counter()

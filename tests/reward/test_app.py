@@ -2,6 +2,8 @@
 
 import base64
 import gzip
+import hmac
+import secrets
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -188,6 +190,28 @@ def test_a_token_guards_the_scores_but_not_the_health(channels: ChannelMeans):
             assert response.status_code == 401 and "token" in error_of(response)
             assert post(client, b"").status_code == 401
         assert client.get("/v1/scorers", headers={"Authorization": "Bearer secret"}).status_code == 200
+
+
+def test_only_the_whole_token_is_right_and_it_is_compared_in_constant_time(monkeypatch: pytest.MonkeyPatch):
+    compared = []
+
+    def compare(given: bytes, expected: bytes) -> bool:
+        compared.append((given, expected))
+        return secrets.compare_digest(given, expected)
+
+    monkeypatch.setattr(hmac, "compare_digest", compare)
+    token = "0123456789abcdef" * 4
+    with TestClient(build_app([ChannelMeans()], token=token)) as client:
+        for wrong in (token[:-1], token + "0", token.upper(), token[:-1] + "e", "", " " + token):
+            answer = client.get("/v1/scorers", headers={"Authorization": f"Bearer {wrong}"})
+            assert answer.status_code == 401 and answer.headers["www-authenticate"] == "Bearer"
+        assert len(compared) == 6
+        assert client.get("/v1/scorers", headers={"Authorization": token}).status_code == 401
+        for path in ("/health/x", "/docs/", "//health", "/metrics?/health"):
+            assert client.get(path).status_code == 401
+        for path in ("/health", "/docs", "/openapi.json"):
+            assert client.get(path).status_code == 200
+        wait_until_ready(client)
 
 
 def test_scorers_with_the_same_dimension_are_refused(channels: ChannelMeans):
