@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +14,7 @@ from typing import Any
 
 import torch
 
-from flow_grpo.files import replacing, write_tensors
+from flow_grpo.files import discard, recover, replacing, sweep, write_tensors
 
 NAME = re.compile(r"step-(\d{6,})")
 VERSION = 2
@@ -35,8 +34,7 @@ class Checkpoint:
 def save(folder: Path, step: int, checkpoint: Checkpoint, keep: int) -> Path:
     """Write `folder/step-NNNNNN` and remove all but the newest `keep`."""
     folder.mkdir(parents=True, exist_ok=True)
-    for leftover in folder.glob(".step-*.tmp"):  # of a process that was killed while it wrote
-        shutil.rmtree(leftover)
+    sweep(folder)
     target = folder / name(step)
     with replacing(target) as temporary:
         temporary.mkdir()
@@ -46,7 +44,7 @@ def save(folder: Path, step: int, checkpoint: Checkpoint, keep: int) -> Path:
         state = {"version": VERSION, **checkpoint.state}
         (temporary / "state.json").write_text(json.dumps(state, indent=1) + "\n", encoding="utf-8")
     for old in _all(folder)[:-keep]:
-        shutil.rmtree(old)
+        discard(old)
     return target
 
 
@@ -78,6 +76,7 @@ def load(path: Path) -> Checkpoint:
 
 def latest(folder: Path) -> Path | None:
     """The newest checkpoint in a folder, or none."""
+    recover(folder)
     found = _all(folder)
     return found[-1] if found else None
 

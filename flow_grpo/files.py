@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -32,22 +32,54 @@ def write_tensors(path: Path, tensors: Mapping[str, torch.Tensor]) -> None:
 def replacing(target: Path) -> Iterator[Path]:
     """Yield a path beside `target` to write to; on success it is flushed to disk and renamed over `target`.
 
-    Works for a file and for a folder; an existing target folder is removed first. On an error nothing
-    changes.
+    Works for a file and for a folder. On an error nothing changes. Nor does it when the process is killed, at
+    whatever moment: `recover` and `sweep` deal with what it has left.
     """
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    temporary = _beside(target, f"{os.getpid()}.tmp")
     _remove(temporary)
     try:
         yield temporary
         paths = [temporary, *temporary.rglob("*")] if temporary.is_dir() else [temporary]
         for path in paths:
             _sync(path)
-        if target.is_dir():
-            shutil.rmtree(target)
+        former = _beside(target, "old")
+        if target.is_dir():  # which nothing can be renamed over
+            _remove(former)
+            os.rename(target, former)
         os.replace(temporary, target)
         _sync(target.parent)
+        _remove(former)
     finally:
+        recover(target.parent)
         _remove(temporary)
+
+
+def discard(folder: Path) -> None:
+    """Remove a folder so that it is never there in part."""
+    doomed = _beside(folder, f"{os.getpid()}.tmp")
+    os.rename(folder, doomed)
+    shutil.rmtree(doomed)
+
+
+def recover(parent: Path) -> None:
+    """Put a folder back that was being replaced when its process was killed. Any process may call it."""
+    for former in parent.glob(".*.old"):
+        target = former.with_name(former.name[1:].removesuffix(".old"))
+        if not target.exists():
+            with suppress(OSError):  # another process has done it
+                os.rename(former, target)
+
+
+def sweep(parent: Path) -> None:
+    """Remove what killed processes have left beside their targets. Only for the one process that writes."""
+    recover(parent)
+    for pattern in (".*.[0-9]*.tmp", ".*.old"):
+        for leftover in parent.glob(pattern):
+            _remove(leftover)
+
+
+def _beside(target: Path, suffix: str) -> Path:
+    return target.with_name(f".{target.name}.{suffix}")
 
 
 def _sync(path: Path) -> None:

@@ -58,7 +58,7 @@ def launch(invocation: Invocation) -> None:
         log = RunLog(folder, accelerator, config.iterations)
         with listening():
             try:
-                log.begin(as_yaml(config), run.iteration)
+                log.begin(as_yaml(config), run.iteration, run.validated)
                 if config.log.wandb:
                     start_wandb(accelerator, config.log.project, folder, vars(config))
                 if resume is not None:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from flow_grpo.files import replacing
+from flow_grpo.files import replacing, sweep
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -37,15 +37,22 @@ class RunLog:
         self.run_dir, self.accelerator, self.active = run_dir, accelerator, accelerator.is_main_process
         self.bar = tqdm(total=total, unit="it", disable=not self.active, desc="train", dynamic_ncols=True)
 
-    def begin(self, config_text: str, step: int) -> None:
-        """Write configuration and versions; drop lines of a former attempt that come after `step`."""
+    def begin(self, config_text: str, step: int, validated: int) -> None:
+        """Write configuration and versions, and drop what a former attempt has recorded too much.
+
+        Args:
+            config_text: The resolved configuration.
+            step: Completed iterations.
+            validated: The iteration whose validation was the last.
+        """
         if not self.active:
             return
         (self.run_dir / "samples").mkdir(parents=True, exist_ok=True)
-        (self.run_dir / "config.yaml").write_text(config_text, encoding="utf-8")
-        (self.run_dir / "versions.json").write_text(json.dumps(versions(), indent=1) + "\n", encoding="utf-8")
-        for name in ("metrics.jsonl", "eval.jsonl"):
-            _truncate(self.run_dir / name, step)
+        sweep(self.run_dir)
+        _write(self.run_dir / "config.yaml", config_text)
+        _write(self.run_dir / "versions.json", json.dumps(versions(), indent=1) + "\n")
+        for name, last in (("metrics.jsonl", step), ("eval.jsonl", validated)):
+            _truncate(self.run_dir / name, last)
         self.bar.update(step)
 
     def iteration(self, row: Mapping[str, Any]) -> None:
@@ -69,9 +76,8 @@ class RunLog:
         if self.active:
             from PIL import Image
 
-            Image.fromarray(contact_sheet(images, columns)).save(
-                self.run_dir / "samples" / f"step-{step:06d}.png"
-            )
+            with replacing(self.run_dir / "samples" / f"step-{step:06d}.png") as temporary:
+                Image.fromarray(contact_sheet(images, columns)).save(temporary, format="PNG")
 
     def say(self, text: str) -> None:
         """A line for the reader, above the progress bar."""
@@ -139,5 +145,9 @@ def _truncate(path: Path, step: int) -> None:
             continue
         if row["step"] <= step:
             kept.append(line + "\n")
+    _write(path, "".join(kept))
+
+
+def _write(path: Path, text: str) -> None:
     with replacing(path) as temporary:
-        temporary.write_text("".join(kept), encoding="utf-8")
+        temporary.write_text(text, encoding="utf-8")

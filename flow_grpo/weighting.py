@@ -49,9 +49,7 @@ def weights_at(weights: Mapping[str, float], ramps: Mapping[str, Ramp], iteratio
     """Dimension -> weight in an iteration, counted from 0."""
     names = dict.fromkeys([*weights, *ramps])
     final = {name: float(weights.get(name, 0.0)) for name in names}
-    return {
-        name: ramps[name].at(iteration, final[name]) if name in ramps else final[name] for name in names
-    }
+    return {name: ramps[name].at(iteration, final[name]) if name in ramps else final[name] for name in names}
 
 
 def statistics(
