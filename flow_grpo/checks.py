@@ -123,6 +123,13 @@ def _check_algorithm(config: TrainConfig) -> None:
         f"must be 0 with algorithm {config.algorithm}, which samples by the ODE, and sampler.steps empty",
     )
     _require(
+        not sampler.shared_noise,
+        "sampler.shared_noise",
+        True,
+        f"must be false with algorithm {config.algorithm}: without stochastic steps a group would be one "
+        f"picture",
+    )
+    _require(
         kl == "velocity" or config.regularizer.kl_weight == 0,
         "regularizer.kl",
         kl,

@@ -98,7 +98,8 @@ class Run:
         self.export()
         config = self.config
         place = cursor(self.iteration, len(self.prompts), config.prompts.per_iteration)
-        window = draw_window(config.sampler.window, config.sampler.num_steps, config.seed, self.iteration)
+        drawn = (config.sampler.window, config.sampler.num_steps, config.seed, self.iteration)
+        window = draw_window(*drawn) if self.updater.old is None else ()
         names = list(self.policy.trainable)
         tensors: dict[str, Mapping[str, torch.Tensor]] = {
             "adapter": dict(self.policy.trainable),

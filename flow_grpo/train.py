@@ -26,6 +26,7 @@ from flow_grpo.log import RunLog
 from flow_grpo.noise import seed_of
 from flow_grpo.order import prompts_of_iteration, shard
 from flow_grpo.prompts import Prompt
+from flow_grpo.replay import leaving_replay
 from flow_grpo.rollout import Item, Plan, Rollout, Scores, rollout, training_seed
 from flow_grpo.run import Run
 from flow_grpo.sampler import training_plan
@@ -55,7 +56,8 @@ def train(run: Run, rewards: Rewards, log: RunLog, accelerator: Accelerator) -> 
         if finished:
             break
         start = time.perf_counter()
-        made = sample_iteration(run, rewards, accelerator)
+        with leaving_replay(run, accelerator):
+            made = sample_iteration(run, rewards, accelerator)
         sampled = time.perf_counter()
         scores, groups = share_scores(run, made, accelerator)
         scores.require_a_reward()
@@ -66,7 +68,7 @@ def train(run: Run, rewards: Rewards, log: RunLog, accelerator: Accelerator) -> 
             config.advantage,
         )
         stop_together()  # the last time that dropping the iteration loses nothing but time
-        with run.completing_iteration():
+        with run.completing_iteration(), leaving_replay(run, accelerator):
             metrics = run.updater.run(examples_of(run, made, gains, accelerator), made.condition)
         now = time.perf_counter()
         if gains.missing:
@@ -141,10 +143,11 @@ def examples_of(run: Run, made: Rollout, gains: Advantages, accelerator: Acceler
     assigned = torch.tensor(rows, device=device), share, mine.to(device)
     if ALGORITHMS[config.algorithm].Config.needs_trajectory:
         return transitions(made.trajectory, sigmas, *assigned)
-    indices = [prompt.index for prompt in own_prompts(run, accelerator)]
-    seeds = [
-        seed_of(config.seed, "forward", run.iteration, indices[item.row], item.member) for item in made.items
+    prompts = own_prompts(run, accelerator)
+    identities = [
+        (prompts[item.row].index, *(() if config.nft.shared_noise else (item.member,))) for item in made.items
     ]
+    seeds = [seed_of(config.seed, "forward", run.iteration, *identity) for identity in identities]
     count = config.nft.count(config.sampler.num_steps)
     return noised(made.trajectory.final, sigmas, *assigned, seeds=seeds, count=count)
 

@@ -34,6 +34,8 @@ class Config:
     advantage_range: Advantage at which a picture counts as surely optimal, r = 1.
     sigmas_per_image: Sigmas that each picture is noised to, drawn from the sampling grid without
         replacement; none: all but one, as published.
+    shared_noise: All pictures of a group get the same noise and sigmas; published: each its own. Advantages
+        of a group sum to 0, so what its pictures' gradients have in common, mostly noise, cancels.
     old_flat: Optimizer steps for which the sampling policy is the trained one itself, d = 0.
     old_rate: After them d grows by this at each optimizer step. Published: 0.001 after 0 steps, up to 0.5;
         or (OCR) 0.0075 after 75, up to 0.999.
@@ -43,6 +45,7 @@ class Config:
     beta: float = 1.0
     advantage_range: float = 5.0
     sigmas_per_image: int | None = None
+    shared_noise: bool = False
     old_flat: int = 0
     old_rate: float = 0.001
     old_limit: float = 0.5

@@ -1,0 +1,335 @@
+"""DiffusionNFT: its loss in closed form, its examples, the policy that samples, and that it learns."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from flow_grpo.algorithms import nft
+from flow_grpo.cli import parse
+from flow_grpo.ema import EMA
+from flow_grpo.examples import noised
+from flow_grpo.sample import sample
+from flow_grpo.train import main
+from tests.flow_grpo.test_update import Setting
+
+NFT = {
+    "algorithm": "nft",
+    "sampler.noise_level": 0,
+    "regularizer.kl": "velocity",
+    "regularizer.kl_weight": 1e-4,
+    "nft.old_rate": 0.1,
+}
+
+
+def lines(path: Path) -> list[dict]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def random_inputs(advantage, *, apart=0.3):
+    """Two noised pictures in float64; the trained velocity is `apart` from the old one."""
+    generator = torch.Generator().manual_seed(0)
+    clean, noise, old, change = (
+        torch.randn(2, 5, 3, generator=generator, dtype=torch.float64) for _ in range(4)
+    )
+    sigma = torch.tensor([0.25, 0.8], dtype=torch.float64)
+    level = sigma[:, None, None]
+    return nft.Inputs(
+        x=(1 - level) * clean + level * noise,
+        clean=clean,
+        sigma=sigma,
+        velocity=(old + apart * change).requires_grad_(),
+        old_velocity=old,
+        advantage=torch.tensor(advantage, dtype=torch.float64),
+    )
+
+
+def test_loss_by_hand():
+    """x = 0.5 * (x0 = 1) + 0.5 * (noise = 3) = 2; v_old = 1 and v = 3 predict the pictures 1.5 and 0.5."""
+    one = torch.ones(1, 4, 2)
+    inputs = nft.Inputs(2 * one, one, torch.tensor([0.5]), 3 * one, one, torch.tensor([2.5]))
+    value, metrics = nft.loss(inputs, nft.Config(beta=0.5))
+    # v+ = 2 predicts 1, exact; v- = 0 predicts 2, an error of 1 whose mean is 1. r = 2.5 / 10 + 0.5.
+    assert metrics["optimality"].item() == 0.75 and metrics["old_distance"].item() == 4
+    assert metrics["positive_loss"].item() == 0 and metrics["negative_loss"].item() == 1
+    assert value.item() == pytest.approx(0.25 * 1 * 5 / 0.5)
+
+
+@pytest.mark.parametrize(
+    "advantage, expected", [(0.0, 0.5), (5.0, 1.0), (-2.5, 0.25), (7.0, 1.0), (-9.0, 0.0)]
+)
+def test_optimality_is_a_probability(advantage, expected):
+    _, metrics = nft.loss(random_inputs([advantage, 0.0]), nft.Config())
+    assert metrics["optimality"].tolist() == [expected, 0.5]
+
+
+@pytest.mark.parametrize("beta", [0.1, 1.0])
+def test_on_policy_the_gradient_is_the_advantage_times_that_of_flow_matching(beta):
+    inputs = random_inputs([2.0, -3.0], apart=0.0)
+    value, _ = nft.loss(inputs, nft.Config(beta=beta))
+    (gradient,) = torch.autograd.grad(value.sum(), inputs.velocity)
+    sigma = inputs.sigma[:, None, None]
+    error = inputs.x - sigma * inputs.old_velocity - inputs.clean
+    weight = error.abs().mean(dim=(1, 2), keepdim=True)
+    expected = inputs.advantage[:, None, None] * 2 * error * -sigma / (weight * 15)
+    torch.testing.assert_close(gradient, expected, rtol=1e-12, atol=1e-15)
+
+
+@pytest.mark.parametrize("beta", [0.1, 0.7])
+def test_off_policy_the_gradient_is_that_of_finite_differences(beta):
+    """With the weights, which carry no gradient, held: loss = sum of r |e+|² / w+ + (1 - r) |e-|² / w-."""
+    inputs = random_inputs([2.0, -3.0])
+    value, _ = nft.loss(inputs, nft.Config(beta=beta))
+    (gradient,) = torch.autograd.grad(value.sum(), inputs.velocity)
+    sigma, old = inputs.sigma[:, None, None], inputs.old_velocity
+
+    def errors(v):
+        mixtures = ((1 - beta) * old + beta * v, (1 + beta) * old - beta * v)
+        return [inputs.x - sigma * mixture - inputs.clean for mixture in mixtures]
+
+    held = [error.abs().mean(dim=(1, 2)) for error in errors(inputs.velocity.detach())]
+    good = inputs.advantage / 10 + 0.5
+
+    def total(v):
+        squares = [
+            (error**2).mean(dim=(1, 2)) / weight for error, weight in zip(errors(v), held, strict=True)
+        ]
+        return float((good * squares[0] + (1 - good) * squares[1]).sum() * 5 / beta)
+
+    assert value.sum().item() == pytest.approx(total(inputs.velocity.detach()), rel=1e-12)
+    for place in ((0, 0, 0), (0, 4, 2), (1, 2, 1)):
+        step = torch.zeros_like(old)
+        step[place] = 1e-6
+        here = inputs.velocity.detach()
+        numeric = (total(here + step) - total(here - step)) / 2e-6
+        assert gradient[place].item() == pytest.approx(numeric, rel=1e-6)
+
+
+def test_a_picture_without_preference_draws_the_velocity_back_to_the_old_one():
+    inputs = random_inputs([0.0, 0.0])
+    value, _ = nft.loss(inputs, nft.Config())
+    (gradient,) = torch.autograd.grad(value.sum(), inputs.velocity)
+    away = inputs.velocity - inputs.old_velocity
+    assert ((gradient * away).flatten(1).sum(dim=1) > 0).all()
+
+
+@pytest.mark.parametrize(
+    "options, steps, expected",
+    [
+        ({}, [0, 1, 200, 500, 9000], [0.0, 0.001, 0.2, 0.5, 0.5]),
+        (
+            {"old_flat": 75, "old_rate": 0.0075, "old_limit": 0.999},
+            [74, 75, 175, 9000],
+            [0.0, 0.0, 0.75, 0.999],
+        ),
+    ],
+)
+def test_the_published_schedules_of_the_sampling_policy(options, steps, expected):
+    config = nft.Config(**options)
+    assert [config.old_decay(step) for step in steps] == pytest.approx(expected)
+
+
+def test_published_number_of_sigmas():
+    assert nft.Config().count(10) == 9 and nft.Config(sigmas_per_image=4).count(10) == 4
+
+
+def forward_examples(seeds, count=3):
+    clean = torch.arange(2.0)[:, None, None].expand(2, 4, 3)[: len(seeds)]
+    sigmas = torch.tensor([1.0, 0.8, 0.5, 0.2, 0.0])
+    rows, share = torch.tensor([7, 8])[: len(seeds)], torch.tensor([0, 1])[: len(seeds)]
+    advantage = torch.tensor([1.0, -1.0])[: len(seeds)]
+    return noised(clean, sigmas, rows, share, advantage, seeds=seeds, count=count)
+
+
+def test_examples_are_the_forward_process_at_sigmas_of_the_grid():
+    examples = forward_examples([11, 12])
+    assert len(examples) == 6 and examples.row.tolist() == [7] * 3 + [8] * 3
+    assert examples.share.tolist() == [0] * 3 + [1] * 3 and examples.advantage.tolist() == [1] * 3 + [-1] * 3
+    for own in examples.sigma.view(2, 3):
+        assert len(set(own.tolist())) == 3 and 0 not in own  # without replacement, never the picture itself
+    level = examples.sigma[:, None, None]
+    noise = (examples.x - (1 - level) * examples.clean) / level
+    assert 0.6 < noise.std() < 1.4 and not torch.equal(noise[0], noise[1])
+
+
+def test_noise_and_sigmas_of_a_picture_follow_from_its_seed_alone():
+    both, first = forward_examples([11, 12]), forward_examples([11])
+    assert torch.equal(both.x[:3], first.x) and torch.equal(both.sigma[:3], first.sigma)
+    other = forward_examples([13, 12])
+    assert not torch.equal(both.x[:3], other.x[:3]) and torch.equal(both.x[3:], other.x[3:])
+
+
+class Forward(Setting):
+    """A fresh policy and six pictures to be noised, made by the old weights."""
+
+    def update(self, advantage, share=None):
+        examples = noised(
+            self.trajectory.final,
+            self.sigmas,
+            self.rows,
+            torch.zeros(6, dtype=torch.long) if share is None else share,
+            torch.as_tensor(advantage, dtype=torch.float32),
+            seeds=range(6),
+            count=3,
+        )
+        return self.updater.run(examples, self.condition)
+
+    @torch.no_grad()
+    def reconstruction(self):
+        """[6] mean squared error of the pictures predicted from fresh noisings, under the weights of now."""
+        examples = noised(
+            self.trajectory.final,
+            self.sigmas,
+            self.rows,
+            self.rows,
+            self.rows.float(),
+            seeds=range(50, 56),
+            count=4,
+        )
+        velocity = self.policy.velocity(examples.x, examples.sigma, self.condition.take(examples.row))
+        error = examples.x - examples.sigma[:, None, None] * velocity - examples.clean
+        return (error**2).flatten(1).mean(dim=1).view(6, 4).mean(dim=1)
+
+
+def test_updates_bring_good_pictures_nearer_and_bad_ones_further(arguments):
+    setting = Forward(arguments, **NFT)
+    advantage = torch.tensor([2.0, -2.0, 2.0, -2.0, 2.0, -2.0])
+    before = setting.reconstruction()
+    for _ in range(3):
+        metrics = setting.update(advantage)
+    change = (setting.reconstruction() - before) * advantage
+    assert change.mean() < -1e-3 and (change < 0).float().mean() > 0.8
+    assert metrics["old_distance"] > 0 and metrics["kl"] > 0
+    assert metrics["velocity_norm_ratio"] == pytest.approx(1, abs=0.2)
+    assert metrics["velocity_norm_ratio"] != 1
+
+
+def test_the_old_policy_samples_and_follows_by_the_schedule(arguments):
+    setting = Forward(arguments, **NFT)
+    start = setting.weights()
+    name = next(name for name in start if "lora_B" in name)
+    metrics = setting.update([2.0, -2.0] * 3)
+    moved = setting.weights()
+    assert metrics["old_decay"] == pytest.approx(0.1) and metrics["old_distance"] == 0
+    expected = 0.1 * start[name] + 0.9 * moved[name]
+    torch.testing.assert_close(setting.updater.old.shadow[name], expected, rtol=1e-5, atol=1e-8)
+    with setting.updater.sampling_weights():
+        assert torch.equal(setting.weights()[name], setting.updater.old.shadow[name])
+    assert all(torch.equal(moved[name], value) for name, value in setting.weights().items())
+    # In the next iteration the distance to it counts from the first update on.
+    assert setting.update([2.0, -2.0] * 3)["old_distance"] > 0
+
+
+def test_examples_without_advantage_are_trained_on(arguments):
+    """They hold the velocity at the old one, so leaving them out would not be the same."""
+    setting = Forward(arguments, **{**NFT, "regularizer.kl_weight": 0})
+    assert setting.update([2.0, 0.0, 0.0, 0.0, 0.0, -2.0])["optimality"] == pytest.approx(0.5)
+    metrics = setting.update([0.0] * 6)
+    assert metrics["grad_norm"] > 0
+
+
+def test_micro_batches_change_nothing(arguments):
+    ends = []
+    for size in (18, 4):
+        setting = Forward(arguments, **NFT, **{"optimizer.micro_batch": size})
+        setting.update([1.0, -1.0, 2.0, 0.0, 1.5, -2.0])
+        ends.append((setting.update([1.0, -1.0, 2.0, 0.0, 1.5, -2.0]), setting.weights()))
+    for name, value in ends[0][1].items():
+        torch.testing.assert_close(value, ends[1][1][name], rtol=0, atol=1e-4)
+    for name, value in ends[0][0].items():
+        assert value == pytest.approx(ends[1][0][name], rel=2e-3, abs=1e-6), name
+
+
+def test_a_few_iterations_raise_a_synthetic_reward(arguments):
+    """Reward: the first channel's mean in the final latent, up or down, on 2 prompts x 16 pictures."""
+    gains = {}
+    for sign in (1, -1):
+        setting = Forward(arguments, **{**NFT, "optimizer.lr": 0.02, "nft.beta": 0.3})
+        rows = torch.arange(2).repeat_interleave(16)
+
+        def sampled(seeds, setting=setting, rows=rows):
+            batch = setting.condition.take(rows)
+            with setting.updater.sampling_weights():
+                return sample(
+                    lambda x, sigma: setting.policy.velocity(x, sigma, batch),
+                    setting.policy.initial_noise(seeds),
+                    setting.policy.sigmas(2),
+                ).final
+
+        def reward(latents, sign=sign):
+            return sign * latents[..., 0].mean(dim=1)
+
+        before = reward(sampled(range(1000, 1032)))
+        for iteration in range(6):
+            seeds = range(32 * iteration, 32 * iteration + 32)
+            final = sampled(seeds)
+            scores = reward(final).view(2, 16)
+            advantage = (scores - scores.mean(1, keepdim=True)) / scores.std(1, keepdim=True)
+            zero = torch.zeros(32, dtype=torch.long)
+            examples = noised(
+                final, setting.policy.sigmas(2), rows, zero, advantage.flatten(), seeds=seeds, count=2
+            )
+            setting.updater.run(examples, setting.condition)
+        gains[sign] = float((reward(sampled(range(1000, 1032))) - before).mean() / before.std())
+    assert min(gains.values()) > 0.5, gains
+
+
+def test_resuming_equals_an_undisturbed_run_to_the_bit(arguments, tmp_path):
+    """The old policy too: it is neither the weights nor their average."""
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    options = {**NFT, "optimizer.updates_per_rollout": 2, "nft.old_rate": 0.05}
+    assert main(arguments(run_dir=whole, iterations=3, **options)) == 0
+    assert main(arguments(run_dir=parts, iterations=1, **options)) == 0
+    assert main(arguments(run_dir=parts, iterations=3, **options)) == 0
+    ours, theirs = (folder / "checkpoints" / "step-000003" for folder in (parts, whole))
+    for name in ("adapter", "ema", "old", "optimizer"):
+        file = f"{name}.safetensors"
+        assert (ours / file).read_bytes() == (theirs / file).read_bytes(), name
+    old, adapter, ema = (load_file(ours / f"{name}.safetensors") for name in ("old", "adapter", "ema"))
+    name = next(name for name in old if "lora_B" in name)
+    assert not torch.equal(old[name], adapter[name]) and not torch.equal(old[name], ema[name])
+    untimed = [
+        [
+            {key: value for key, value in row.items() if "seconds" not in key}
+            for row in lines(run / "metrics.jsonl")
+        ]
+        for run in (whole, parts)
+    ]
+    assert untimed[0] == untimed[1]
+
+
+def test_a_checkpoint_of_another_objective_is_refused(arguments, tmp_path, capsys):
+    assert main(arguments(iterations=1)) == 0
+    assert main(arguments(iterations=2, **NFT)) == 1
+    assert "algorithm" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "key, value, rule",
+    [
+        ("sampler.noise_level", 0.7, "must be 0 with algorithm nft, which samples by the ODE"),
+        ("sampler.shared_noise", "true", "without stochastic steps a group would be one picture"),
+        ("regularizer.kl", "exact", "must be velocity with algorithm nft"),
+        ("nft.sigmas_per_image", 5, "at most sampler.num_steps = 4"),
+        ("nft.old_limit", 1.0, "below 1"),
+        ("nft.beta", 0, "greater than 0"),
+        ("nft.old_rate", -1, "must not be negative"),
+    ],
+)
+def test_what_does_not_fit_is_refused(capsys, arguments, key, value, rule):
+    assert parse(arguments(**NFT)).config.algorithm == "nft"
+    with pytest.raises(SystemExit):
+        parse(arguments(**{**NFT, key: value}))
+    message = " ".join(capsys.readouterr().err.split())
+    assert key in message and rule in message
+
+
+def test_average_with_a_decay_of_its_own():
+    weights = {"w": torch.ones(2)}
+    average = EMA({"w": torch.zeros(2)}, 0.9)
+    average.update(weights, 0.25)
+    assert torch.equal(average.shadow["w"], torch.full((2,), 0.75))
+    average.update(weights, 0.0)
+    assert torch.equal(average.shadow["w"], weights["w"])
