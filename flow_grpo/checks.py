@@ -29,6 +29,7 @@ POSITIVE = (
 )
 NOT_NEGATIVE = (
     "model.guidance_scale",
+    "model.gradient_checkpointing",
     *("reward.ready_timeout", "advantage.tie", "advantage.keep_best", "advantage.keep_worst"),
     *("regularizer.kl_weight", "regularizer.norm_weight", "regularizer.norm_margin"),
     *("nft.old_flat", "nft.old_rate"),
@@ -46,7 +47,7 @@ def check(config: TrainConfig) -> None:
     """
     for key in POSITIVE:
         value = attrgetter(key)(config)
-        _require(value is None or value > 0, key, value, "must be greater than 0")
+        _require(value in (None, "auto") or value > 0, key, value, "must be greater than 0")
     for key in NOT_NEGATIVE:
         value = attrgetter(key)(config)
         _require(value >= 0, key, value, "must not be negative")

@@ -97,7 +97,8 @@ class OptimizerConfig:
         grad_clip: Largest norm of the gradient.
         updates_per_rollout: Optimizer steps an iteration; each uses another share of every group's members.
         micro_batch: (picture, step) pairs in one forward and backward pass of a process; gradients
-            accumulate.
+            accumulate. auto: as many as fit into the GPU's memory, see `flow_grpo.policy.probe`; 16 without
+            a GPU.
         ema_decay: Share of the averaged weights kept at each optimizer step; the average is validated and
             exported. 0 exports the weights themselves.
     """
@@ -110,8 +111,14 @@ class OptimizerConfig:
     schedule: Literal["constant", "cosine"] = "constant"
     grad_clip: float = 1.0
     updates_per_rollout: int = 2
-    micro_batch: int = 4
+    micro_batch: int | Literal["auto"] = 4
     ema_decay: float = 0.9
+
+    @property
+    def pairs(self) -> int:
+        """`micro_batch` as a number, which it is from the moment that the model is loaded."""
+        assert self.micro_batch != "auto", "flow_grpo.policy.probe.settled was not called"
+        return self.micro_batch
 
 
 @dataclass(frozen=True)

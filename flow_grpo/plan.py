@@ -25,7 +25,7 @@ GIB = 2**30
 
 @dataclass(frozen=True)
 class Shape:
-    """Sizes of a FluxPipeline.
+    """Sizes of a pipeline.
 
     Attributes:
         blocks: Two-stream transformer blocks.
@@ -76,10 +76,10 @@ def read_shape(path: str) -> Shape:
     vae = json.loads((folder / "vae" / "config.json").read_text(encoding="utf-8"))
     return Shape(
         blocks=transformer["num_layers"],
-        single_blocks=transformer["num_single_layers"],
+        single_blocks=transformer.get("num_single_layers", 0),
         width=transformer["num_attention_heads"] * transformer["attention_head_dim"],
         channels=transformer["in_channels"],
-        reduction=2 ** (len(vae["block_out_channels"]) - 1),
+        reduction=2 ** (len(vae.get("block_out_channels") or vae["dim_mult"]) - 1),
         parameters=sum(_count(file) for file in folder.glob("*/*.safetensors")),
         known=True,
     )
@@ -106,17 +106,23 @@ def make_plan(config: TrainConfig, shape: Shape, processes: int = 1) -> Plan:
     tokens = image_tokens + config.model.max_sequence_length
     trained = images * window
     forwards = images * config.sampler.num_steps + trained * config.regularizer.needs_reference
-    backward = BACKWARD + config.model.gradient_checkpointing
+    recomputed = 1 / config.model.gradient_checkpointing if config.model.gradient_checkpointing else 0.0
+    backward = BACKWARD + recomputed
     trainable = lora_parameters(shape, config.model.lora.rank)
     width, blocks = shape.width, shape.blocks + shape.single_blocks
-    # With checkpointing one block is kept whole, and of the others the input: 2 of the 70 bytes.
-    kept_blocks = 1 + blocks / 35 if config.model.gradient_checkpointing else blocks
+    # Of a recomputed block the input is kept, 2 of the 70 bytes, and one at a time is there whole.
+    kept_blocks = min(blocks, blocks * (1 - recomputed) + (1 + recomputed * blocks / 35) * (recomputed > 0))
+    micro_batch = config.optimizer.micro_batch
     copies = 2 + config.regularizer.needs_reference + algorithm_config(config).needs_old_mean
     memory = {
         "model": shape.parameters * BYTES[config.model.dtype],
         "adapters, gradients, AdamW, average": trainable * 4 * 5,
         "rollout": trained / processes * image_tokens * shape.channels * 4 * copies,
-        "activations": config.optimizer.micro_batch * tokens * width * kept_blocks * ACTIVATION,
+        "activations": (1 if micro_batch == "auto" else micro_batch)
+        * tokens
+        * width
+        * kept_blocks
+        * ACTIVATION,
     }
     return Plan(
         images=images,
@@ -143,7 +149,11 @@ def describe(config: TrainConfig, processes: int, prompts: int, held_out: int) -
     model, sampler, update = config.model, config.sampler, config.optimizer
     layers = f"{len(model.lora.targets)} kinds of layer" if model.lora.targets else "the recipe's layers"
     pairs = plan.trained / processes / update.updates_per_rollout
-    micro_batches = math.ceil(pairs / update.micro_batch)
+    micro_batches = (
+        "micro-batches sized by memory (counted as 1 here)"
+        if update.micro_batch == "auto"
+        else f"{math.ceil(pairs / update.micro_batch)} micro-batches of {update.micro_batch}"
+    )
     weights = " + ".join(f"{weight:g} {name}" for name, weight in config.reward.weights.items())
     parts = ", ".join(f"{name} {size:.2g}" for name, size in plan.memory.items())
     lines = {
@@ -158,7 +168,7 @@ def describe(config: TrainConfig, processes: int, prompts: int, held_out: int) -
         f"with {sampler.kind} noise {sampler.noise_level:g}",
         "forwards": f"{plan.forwards:,} without gradient and {plan.trained:,} with, an iteration",
         "updates": f"{update.updates_per_rollout} an iteration, "
-        f"each of {micro_batches} micro-batches of {update.micro_batch} on {processes} processes",
+        f"each of {micro_batches} on {processes} processes",
         "reward": f"{weights}, from {config.reward.url or 'scorers in this process'}",
         "cost": f"{plan.pflop:.3g} PFLOP an iteration, {plan.pflop / plan.images:.3g} an image "
         f"(VAE, text encoders and reward model not counted)",

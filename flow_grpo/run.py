@@ -19,6 +19,7 @@ from flow_grpo.noise import seed_of
 from flow_grpo.order import cursor
 from flow_grpo.policy import build_policy
 from flow_grpo.policy.base import Policy
+from flow_grpo.policy.probe import settled
 from flow_grpo.policy.text import encode_ahead
 from flow_grpo.prompts import Prompt, read_prompts
 from flow_grpo.update import Updater
@@ -200,6 +201,7 @@ def prepare(
     )
     ema = EMA(policy.trainable, settings.ema_decay)
     policy.module, optimizer = accelerator.prepare(policy.module, optimizer)
+    config = settled(config, policy, prompts[0].text, accelerator)
     updater = Updater(policy, optimizer, ema, config, accelerator)
     return Run(config, policy, optimizer, ema, updater, KeepBest(), prompts, held_out)
 

@@ -109,7 +109,7 @@ class Updater:
         return torch.cat(
             [
                 self.policy.velocity(piece.x, piece.sigma, condition.take(piece.row))
-                for piece in examples.chunks(self.config.optimizer.micro_batch)
+                for piece in examples.chunks(self.config.optimizer.pairs)
             ]
         )
 
@@ -128,7 +128,7 @@ class Updater:
             # On transitions an example without advantage and regulariser has no gradient. One is kept, since
             # every process has to take part in the reduction of gradients.
             part = part.take(live if len(live) else torch.arange(1, device=part.x.device))
-        pieces = list(part.chunks(self.config.optimizer.micro_batch))
+        pieces = list(part.chunks(self.config.optimizer.pairs))
         checked: Checked = []
         for piece in pieces:
             last = piece is pieces[-1]

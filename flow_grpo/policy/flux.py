@@ -22,6 +22,7 @@ import torch
 from flow_grpo.noise import normal, to_device
 from flow_grpo.policy.base import Condition, as_bytes
 from flow_grpo.policy.common import check_size, decode_scaled, pack, unpack
+from flow_grpo.policy.engine import equip
 from flow_grpo.policy.load import check_model_path as check_model_path
 from flow_grpo.policy.load import load_parts, text_embeddings
 from flow_grpo.policy.lora import LoraConfig, adapters_off, add_lora, export_lora
@@ -56,7 +57,10 @@ class ModelConfig:
             loaded only for prompts that are not in it, before training begins, and never stay on the GPU.
             None: they stay there, and nothing is written.
         gradient_checkpointing: Recompute activations in the backward pass: less memory, about a third more
-            time.
+            time. A number n: of every n-th block only, for 1 / n of both.
+        attention: One of diffusers' attention backends: native (torch's), flash, flex, ... It is
+            tried when the model is loaded; one that is not there, or has no backward pass, is refused.
+        compile: Compile the transformer's blocks, which takes minutes at the start.
         lora: The adapters.
     """
 
@@ -68,7 +72,9 @@ class ModelConfig:
     negative_prompt: str | None = None
     max_sequence_length: int = 512
     text_cache: str | None = None
-    gradient_checkpointing: bool = False
+    gradient_checkpointing: bool | int = False
+    attention: str = "native"
+    compile: bool = False
     lora: LoraConfig = field(default_factory=LoraConfig)
 
 
@@ -100,8 +106,7 @@ class FluxPolicy:
         self._sigmas = _sigma_grid(pipeline.scheduler.config)
         self.module: torch.nn.Module = pipeline.transformer
         self._trainable = add_lora(self.module, config.lora, LORA_TARGETS, seed)
-        if config.gradient_checkpointing:
-            pipeline.transformer.enable_gradient_checkpointing()
+        equip(pipeline.transformer, config, device)
         positions = torch.cartesian_prod(torch.arange(self._rows), torch.arange(self._columns)).to(device)
         self._image_ids = torch.nn.functional.pad(positions, (1, 0)).to(self.dtype)
         self._text_ids = torch.zeros(config.max_sequence_length, 3, device=device, dtype=self.dtype)

@@ -21,6 +21,7 @@ import torch
 from flow_grpo.noise import normal, to_device
 from flow_grpo.policy.base import Condition, as_bytes
 from flow_grpo.policy.common import check_size, from_vae, pack, scheduler_sigmas, unpack
+from flow_grpo.policy.engine import equip
 from flow_grpo.policy.flux import ModelConfig
 from flow_grpo.policy.load import load_parts, text_embeddings
 from flow_grpo.policy.lora import adapters_off, add_lora, export_lora
@@ -65,6 +66,7 @@ class QwenImagePolicy:
         self.module: torch.nn.Module = pipeline.transformer
         unused = [f"transformer_blocks.{shape.num_layers - 1}.{name}" for name in UNUSED]
         self._trainable = add_lora(self.module, config.lora, LORA_TARGETS, seed, exclude=unused)
+        equip(pipeline.transformer, config, device, masked=True)
         self.sigmas(2)  # refuses an unknown scheduler
 
     @property

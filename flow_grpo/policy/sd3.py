@@ -20,6 +20,7 @@ import torch
 from flow_grpo.noise import normal, to_device
 from flow_grpo.policy.base import Condition, as_bytes
 from flow_grpo.policy.common import check_size, decode_scaled, scheduler_sigmas
+from flow_grpo.policy.engine import equip
 from flow_grpo.policy.flux import ModelConfig
 from flow_grpo.policy.load import load_parts, text_embeddings
 from flow_grpo.policy.lora import adapters_off, add_lora, export_lora
@@ -61,6 +62,7 @@ class SD3Policy:
         # The last block's text is thrown away, and its queries with it.
         unused = [f"transformer_blocks.{shape.num_layers - 1}.attn.add_q_proj"]
         self._trainable = add_lora(self.module, config.lora, LORA_TARGETS, seed, exclude=unused)
+        equip(pipeline.transformer, config, device)
         self.sigmas(2)  # refuses an unknown scheduler
 
     @property
