@@ -54,6 +54,7 @@ def check(config: TrainConfig) -> None:
     _check_groups(config)
     _check_algorithm(config)
     _check_reward(config)
+    _check_constraints(config)
     _check_optimizer(config)
     _check_held_out(config)
 
@@ -182,6 +183,27 @@ def _check_reward(config: TrainConfig) -> None:
     )
 
 
+def _check_constraints(config: TrainConfig) -> None:
+    for name, rule in config.reward.constraints.items():
+        key, size = f"reward.constraints.{name}", config.prompts.group_size
+        held_out = name not in config.reward.rewarded()
+        _require(held_out, key, rule, "is for a held-out dimension; remove its weight or its ramp")
+        _require(
+            0 < rule.max_relative_drop < 1
+            and rule.rate > 0
+            and 0 <= rule.start <= rule.max_weight < math.inf,
+            key,
+            rule,
+            "must have max_relative_drop between 0 and 1, rate above 0 and start from 0 to max_weight",
+        )
+        _require(
+            1 <= rule.base_members <= size,
+            f"{key}.base_members",
+            rule.base_members,
+            f"must be from 1 to prompts.group_size = {size}",
+        )
+
+
 def _check_optimizer(config: TrainConfig) -> None:
     optimizer = config.optimizer
     for key, decays in {"ema_decay": [optimizer.ema_decay], "betas": optimizer.betas}.items():
@@ -202,10 +224,19 @@ def _check_held_out(config: TrainConfig) -> None:
         "must not be negative, and is only for runs without prompts.validation; use one of the two",
     )
     _require(
-        not (stop.metric or stop.floors) or prompts.validation is not None or prompts.held_back > 0,
+        not (stop.floors or stop.all_bounds()) or prompts.validation is not None or prompts.held_back > 0,
         "stop.metric",
         stop.metric,
         "is measured on held-out prompts; set prompts.validation or prompts.held_back, or this to null",
+    )
+    for key, limits in {"stop.floors": stop.floors, "stop.bounds": stop.bounds}.items():
+        for name, drop in limits.items():
+            _require(drop >= 0, f"{key}.{name}", drop, "must not be negative")
+    _require(
+        stop.confidence is None or 0.5 <= stop.confidence < 1,
+        "stop.confidence",
+        stop.confidence,
+        "must be null, or from 0.5 to below 1, such as 0.95",
     )
 
 

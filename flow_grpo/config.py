@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from flow_grpo.advantage import AdvantageConfig
 from flow_grpo.algorithms import grpo, guard, nft
+from flow_grpo.constraint import Constraint
 from flow_grpo.policy.flux import ModelConfig
 from flow_grpo.regularize import RegularizerConfig
 from flow_grpo.sampler import SamplerConfig as SamplerConfig
@@ -47,6 +48,8 @@ class RewardConfig:
         weights: Dimension -> weight. Dimensions that are not named never enter the reward; they are logged.
         ramps: Dimension -> how its weight moves while training to the one in `weights`, e.g.
             {iqa: {start: 0.0, end: 30}}; see `flow_grpo.weighting.Ramp`.
+        constraints: Dimension -> how far it may fall; it gets a weight of its own, just as large as that
+            takes, e.g. {adherence: {max_relative_drop: 0.015}}; see `flow_grpo.constraint`.
         url: Address of a reward server (http://host:port), or several; or none, and `scorers` are run here.
         scorers: Scorers to run in this process, each a mapping with `name` and its options.
         token_file: File with the server's shared secret; without one, the variable REWARD_TOKEN. The secret
@@ -60,6 +63,7 @@ class RewardConfig:
 
     weights: dict[str, float] = field(default_factory=lambda: {"iaa": 1.0, "iqa": 1.0, "ista": 1.0})
     ramps: dict[str, Ramp] = field(default_factory=dict)
+    constraints: dict[str, Constraint] = field(default_factory=dict)
     url: str | list[str] | None = None
     scorers: list[dict[str, Any]] | None = None
     token_file: str | None = None
@@ -71,7 +75,7 @@ class RewardConfig:
 
     def source(self) -> dict[str, Any]:
         """What `reward_plugin.client.build_rewards` takes."""
-        experiment = ("weights", "ramps", "ready_timeout")
+        experiment = ("weights", "ramps", "constraints", "ready_timeout")
         return {name: value for name, value in vars(self).items() if name not in experiment}
 
     def weights_at(self, iteration: int) -> dict[str, float]:
@@ -146,8 +150,12 @@ class StopConfig:
     Attributes:
         metric: Held-out dimension that must not fall, e.g. adherence; none: only the best reward counts.
         max_relative_drop: Largest allowed fall of the metric's validation mean, relative to before training.
-        patience: Stop after so many consecutive validations beyond the bound; 0 never stops.
-        floors: Further dimension -> largest allowed relative fall, for the choice of what to keep alone: with
+        bounds: Further dimension -> largest allowed relative fall. If any of them, or the metric, is beyond
+            its bound, the weights are not kept, and the validation counts towards stopping.
+        patience: Stop after so many consecutive validations beyond a bound; 0 never stops.
+        confidence: Stop only when the fall is beyond its bound with so much confidence, e.g. 0.95, by the
+            paired differences of prompts; none: when the mean is. What is kept goes by means in either case.
+        floors: Dimension -> largest allowed relative fall, for the choice of what to keep alone: with
             {iaa: 0.0} weights are kept only if iaa, rewarded or not, is at least what it was before training.
     """
 
@@ -155,6 +163,13 @@ class StopConfig:
     max_relative_drop: float = 0.02
     patience: int = 2
     floors: dict[str, float] = field(default_factory=dict)
+    bounds: dict[str, float] = field(default_factory=dict)
+    confidence: float | None = None
+
+    def all_bounds(self) -> dict[str, float]:
+        """Dimension -> largest relative fall before it counts towards stopping, the metric included."""
+        metric = {} if self.metric is None else {self.metric: self.max_relative_drop}
+        return {**metric, **self.bounds}
 
 
 @dataclass(frozen=True)

@@ -127,9 +127,11 @@ def check_dimensions(config: TrainConfig, known: Sequence[str]) -> None:
     """
     named = {f"reward.weights.{name}": name for name in config.reward.weights}
     named.update({f"reward.ramps.{name}": name for name in config.reward.ramps})
+    named.update({f"reward.constraints.{name}": name for name in config.reward.constraints})
     if config.stop.metric is not None:
         named["stop.metric"] = config.stop.metric
     named.update({f"stop.floors.{name}": name for name in config.stop.floors})
+    named.update({f"stop.bounds.{name}": name for name in config.stop.bounds})
     for key, name in named.items():
         if name not in known:
             raise ValueError(f"{key}: no scorer gives {name!r}; known: {', '.join(known)}.")

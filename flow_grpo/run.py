@@ -46,6 +46,7 @@ class Run:
         iteration: Completed iterations.
         between: Whether some of an iteration's updates have been made and not all; then there is nothing to
             save.
+        multipliers: Constrained dimension -> Lagrange weight of the last iteration (`flow_grpo.constraint`).
         validated: Iteration of the last validation; -1 before the first. An outage may end a run between an
             iteration and its validation, which is then made on resuming.
         best: Adapter weights of the best validation; empty before the first.
@@ -61,6 +62,7 @@ class Run:
     held_out: Sequence[Prompt]
     iteration: int = 0
     between: bool = False
+    multipliers: dict[str, float] = field(default_factory=dict)
     validated: int = -1
     best: dict[str, torch.Tensor] = field(default_factory=dict)
 
@@ -115,6 +117,7 @@ class Run:
             "validated": self.validated,
             "optimizer_steps": self.updater.steps,
             "keeper": self.keeper.state(),
+            "multipliers": self.multipliers,
             "prompts": fingerprint(self.prompts),
             "model": base_fingerprint(self.policy.module),
             # Both follow from seed and iteration; they are here to be read and checked.
@@ -160,6 +163,7 @@ class Run:
         torch.set_rng_state(stored.tensors["random"]["torch"])
         self.best = dict(stored.tensors.get("best", {}))
         self.keeper = KeepBest(**state["keeper"])
+        self.multipliers = dict(state.get("multipliers", {}))
         self.updater.steps = state["optimizer_steps"]
         self.iteration, self.validated = state["iteration"], state["validated"]
 

@@ -20,6 +20,7 @@ import torch
 from flow_grpo.advantage import Advantages, advantages
 from flow_grpo.algorithms import ALGORITHMS
 from flow_grpo.config import TrainConfig
+from flow_grpo.constraint import ascend, relative_drop, weighed
 from flow_grpo.distributed import agreed, gather, stop_together
 from flow_grpo.examples import Examples, noised, transitions
 from flow_grpo.log import RunLog
@@ -58,18 +59,20 @@ def train(run: Run, rewards: Rewards, log: RunLog, accelerator: Accelerator) -> 
         start = time.perf_counter()
         with leaving_replay(run, accelerator):
             made = sample_iteration(run, rewards, accelerator)
+            multipliers, constrained = hold_constraints(run, made, rewards, accelerator)
         sampled = time.perf_counter()
         scores, groups = share_scores(run, made, accelerator)
         scores.require_a_reward()
+        values, weights = weighed(
+            scores.values, scores.dimensions, scores.weighted, scores.weights, multipliers
+        )
         gains = advantages(
-            torch.from_numpy(scores.values[:, scores.weighted]),
-            torch.from_numpy(scores.weights),
-            torch.from_numpy(groups),
-            config.advantage,
+            torch.from_numpy(values), torch.from_numpy(weights), torch.from_numpy(groups), config.advantage
         )
         stop_together()  # the last time that dropping the iteration loses nothing but time
         with run.completing_iteration(), leaving_replay(run, accelerator):
             metrics = run.updater.run(examples_of(run, made, gains, accelerator), made.condition)
+            run.multipliers = multipliers
         now = time.perf_counter()
         if gains.missing:
             log.say(f"{gains.missing} of {len(groups)} pictures have no reward; the first: {scores.reason()}")
@@ -78,7 +81,7 @@ def train(run: Run, rewards: Rewards, log: RunLog, accelerator: Accelerator) -> 
                 run.iteration,
                 scores,
                 gains,
-                {**reward_metrics(run, scores, groups), **metrics},
+                {**reward_metrics(run, scores, groups), **constrained, **metrics},
                 {**made.seconds, "update": now - sampled, "": now - start},
             )
         )
@@ -86,17 +89,47 @@ def train(run: Run, rewards: Rewards, log: RunLog, accelerator: Accelerator) -> 
             log.samples(run.iteration, made.images[: config.log.samples], min(8, config.prompts.group_size))
     if run.keeper.should_stop(config.stop):
         log.say(
-            f"stopped at iteration {run.iteration}: {config.stop.metric} was below its bound for "
+            f"stopped at iteration {run.iteration}: {', '.join(run.keeper.broken)} was below its bound for "
             f"{run.keeper.breaches} validations; the weights of iteration {run.keeper.best_step} are kept."
         )
     if accelerator.is_main_process:
         log.say(f"LoRA of iteration {run.keeper.best_step if run.best else run.iteration}: {run.export()}")
 
 
-def sample_iteration(run: Run, rewards: Rewards, accelerator: Accelerator) -> Rollout:
-    """This process's share of the iteration's groups, sampled and scored."""
+def hold_constraints(
+    run: Run, made: Rollout, rewards: Rewards, accelerator: Accelerator
+) -> tuple[dict[str, float], dict[str, float]]:
+    """Lagrange weights of this iteration, by how far its pictures are below the base's, and their metrics."""
+    rules = run.config.reward.constraints
+    if not rules:
+        return {}, {}
+    start = time.perf_counter()
+    members = max(rule.base_members for rule in rules.values())
+    base = sample_iteration(run, rewards, accelerator, base_members=members)
+    kept = [row for row, item in enumerate(made.items) if item.member < members]
+    columns = [base.scores.dimensions.index(name) for name in rules]
+    paired = np.stack([made.scores.values[kept][:, columns], base.scores.values[:, columns]], axis=-1)
+    pairs = np.concatenate(gather([paired]))  # [pictures of all processes, constraints, 2]
+    drops = {name: relative_drop(pairs[:, column]) for column, name in enumerate(rules)}
+    multipliers = {
+        name: ascend(run.multipliers.get(name, rule.start), drops[name], rule) for name, rule in rules.items()
+    }
+    return multipliers, {
+        **{f"lambda/{name}": weight for name, weight in multipliers.items()},
+        **{f"drop/{name}": drop for name, drop in drops.items()},
+        "seconds/base": round(time.perf_counter() - start, 4),
+    }
+
+
+def sample_iteration(
+    run: Run, rewards: Rewards, accelerator: Accelerator, base_members: int | None = None
+) -> Rollout:
+    """This process's share of the iteration's groups, sampled and scored.
+
+    With `base_members` only so many members of each group, from the same noise, by the base model.
+    """
     config = run.config
-    sampler, size = config.sampler, config.prompts.group_size
+    sampler, size = config.sampler, base_members or config.prompts.group_size
     prompts = own_prompts(run, accelerator)
     items = [Item(row, member) for row in range(len(prompts)) for member in range(size)]
     algorithm = ALGORITHMS[config.algorithm].Config
@@ -106,7 +139,7 @@ def sample_iteration(run: Run, rewards: Rewards, accelerator: Accelerator) -> Ro
         plan = Plan(num_steps=sampler.num_steps, chunk=sampler.chunk, shared_noise=sampler.shared_noise)
     identity = training_seed(config.seed, run.iteration)
     weights = config.reward.weights_at(run.iteration)
-    with run.updater.sampling_weights():
+    with run.policy.reference() if base_members else run.updater.sampling_weights():
         return agreed(lambda: rollout(run.policy, prompts, items, plan, identity, rewards, weights))
 
 
@@ -157,11 +190,11 @@ def evaluate(run: Run, rewards: Rewards, log: RunLog, accelerator: Accelerator) 
     if not run.held_out:
         return
     with run.ema.applied(run.policy.trainable):
-        means = validate(run.policy, run.held_out, run.config, rewards, accelerator)
-    if run.keeper.update(run.iteration, means, run.config.stop):
+        found = validate(run.policy, run.held_out, run.config, rewards, accelerator)
+    if run.keeper.update(run.iteration, found, run.config.stop):
         run.remember_best()
     run.validated = run.iteration
-    log.validation({"step": run.iteration, **means, "best_step": run.keeper.best_step})
+    log.validation({"step": run.iteration, **found.means, "best_step": run.keeper.best_step})
 
 
 def due(iteration: int, every: int, config: TrainConfig) -> bool:

@@ -3,6 +3,7 @@
 import csv
 import json
 import threading
+import urllib.request
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,9 @@ import yaml
 from eval.__main__ import main
 from eval.ablate_config import AblateConfig, chosen, expand, override
 from eval.ablate_runs import Busy, RunFailed, State, Workshop, locked, state_of, write_state
+from eval.ablate_server import reward_server
 from eval.ablate_table import as_csv, as_markdown, estimate, summarise
+from reward_plugin.client import build_rewards
 from tests.tiny import tiny_prompts
 
 ROOT = Path(__file__).parents[2]
@@ -22,7 +25,8 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.fixture
 def files(flux: Path, tmp_path: Path) -> dict[str, Any]:
-    """A tiny run of one iteration and a tiny comparison, both scored by a server."""
+    """A tiny run of one iteration, a tiny comparison, and a server that could score both."""
+    scorers = [{"name": "pixels"}, {"name": "naive"}]
     train = {
         "iterations": 1,
         "model": {
@@ -39,7 +43,7 @@ def files(flux: Path, tmp_path: Path) -> dict[str, Any]:
             "group_size": 2,
         },
         "sampler": {"num_steps": 2, "noise_level": 0.7, "window": {"kind": "all"}, "chunk": 4},
-        "reward": {"weights": {"colourfulness": 1.0}, "url": "http://127.0.0.1:8100"},
+        "reward": {"weights": {"colourfulness": 1.0}, "scorers": scorers},
         "optimizer": {"updates_per_rollout": 1, "lr": 0.02, "micro_batch": 8},
         "log": {"samples_every": 0},
     }
@@ -49,18 +53,19 @@ def files(flux: Path, tmp_path: Path) -> dict[str, Any]:
         "members": 2,
         "run_dir": "unused",
         "sampling": {"num_steps": 1, "height": 32, "width": 32, "max_sequence_length": 32},
-        "reward": {"weights": {"colourfulness": 1.0}, "url": "http://127.0.0.1:8100"},
+        "reward": {"weights": {"colourfulness": 1.0}, "scorers": scorers},
         "bootstrap": {"resamples": 50},
     }
     written = {}
     for name, values in (
         ("train", train),
         ("evaluation", evaluation),
-        ("server", {"scorers": [{"name": "pixels"}, {"name": "naive"}]}),
+        ("server", {"scorers": scorers}),
     ):
         written[name] = str(tmp_path / f"{name}.yaml")
         Path(written[name]).write_text(yaml.safe_dump(values))
-    return {**written, "out": str(tmp_path / "runs")}
+    written["out"] = str(tmp_path / "runs")
+    return written
 
 
 def matrix(files: dict[str, Any], **changes: Any) -> AblateConfig:
@@ -68,7 +73,8 @@ def matrix(files: dict[str, Any], **changes: Any) -> AblateConfig:
         "reward": {"colour": {}, "naive": {"reward.weights": {"naive_pixels": 2.0}}},
         "remedy": {"none": {}, "kl": {"regularizer.kl_weight": 0.5}},
     }
-    return AblateConfig(**{"axes": axes, "seeds": [0, 7], "reference": "none", **files, **changes})
+    paths = {name: path for name, path in files.items() if name != "server"}
+    return AblateConfig(**{"axes": axes, "seeds": [0, 7], "reference": "none", **paths, **changes})
 
 
 def test_runs_are_all_combinations_seed_by_seed(files):
@@ -222,39 +228,79 @@ def test_the_labs_matrix_is_valid():
     assert len(values["seeds"]) >= 3
 
 
+def test_the_bases_pictures_are_linked_from_a_finished_run(files):
+    config = matrix(files)
+    done, other, third = expand(config)[:3]
+    pictures = done.folder / "eval" / "gallery" / "images" / "base"
+    pictures.mkdir(parents=True)
+    (pictures / "0000-0.png").write_bytes(b"picture")
+    write_state(done, State("trained", {}))
+    other.folder.mkdir(parents=True)
+    Workshop(config, 1)._borrow_base(other)
+    assert not (other.folder / "eval").exists()  # not finished: they may be half there
+    write_state(done, State("done", {}))
+    Workshop(config, 1)._borrow_base(other)
+    linked = other.folder / "eval" / "gallery" / "images" / "base" / "0000-0.png"
+    assert (
+        linked.read_bytes() == b"picture" and linked.stat().st_ino == (pictures / linked.name).stat().st_ino
+    )
+    assert not (third.folder).exists()
+
+
+def test_one_server_answers_for_all_runs_and_is_stopped(files, tmp_path):
+    config = matrix(files, server=files["server"])
+    with reward_server(config) as url:
+        assert url is not None
+        with build_rewards({"url": url}) as rewards:
+            rewards.wait_ready(60)
+            assert "naive_pixels" in rewards.dimensions
+        workshop, run = Workshop(config, 1, url), expand(config)[0]
+        run.folder.mkdir(parents=True)
+        workshop._prepare(run)
+    for name in ("train", "evaluate"):
+        written = yaml.safe_load((run.folder / f"{name}.yaml").read_text())["reward"]
+        assert (written["url"], written["scorers"]) == (url, None)
+    with pytest.raises(OSError):
+        urllib.request.urlopen(f"{url}/ready", timeout=5)
+
+
+def test_a_server_that_cannot_start_is_one_message(files, tmp_path):
+    (tmp_path / "server.yaml").write_text("scorers: [{name: nothing}]")
+    with pytest.raises(RunFailed, match="the reward server is not ready"):
+        with reward_server(matrix(files, server=files["server"])):
+            pass
+
+
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_a_matrix_is_trained_compared_and_taken_up_again(files, tmp_path, capsys):
-    """Two runs at a time on one server; one fails at first and alone is done again."""
-    prompts = tmp_path / "later.txt"
+    prompts, out = tmp_path / "later.txt", Path(files["out"])
     config = tmp_path / "matrix.yaml"
-    axes = {"prompts": {"given": {}, "missing": {"prompts.train": str(prompts)}}}
-    config.write_text(yaml.safe_dump({**files, "axes": axes, "seeds": [3], "columns": ["sharpness"]}))
-    command = ["ablate", "--config", str(config), "--parallel", "2"]
+    axes = {"prompts": {"later": {"prompts.train": str(prompts)}}}
+    config.write_text(
+        yaml.safe_dump({**files, "server": None, "axes": axes, "seeds": [3], "columns": ["sharpness"]})
+    )
+    command = ["ablate", "--config", str(config)]
     assert main([*command, "--dry-run"]) == 0
-    assert "2 of 2 runs to do, 2 at a time" in capsys.readouterr().out and not Path(files["out"]).exists()
+    assert "1 of 1 runs to do, 1 at a time" in capsys.readouterr().out and not out.exists()
 
     assert main(command) == 1
-    assert "1 of 2 runs failed" in (message := capsys.readouterr().err) and "later.txt" in message
-    given = Path(files["out"]) / "given" / "seed3"
-    record = (given / "run.json").read_bytes()
-    assert json.loads(record)["stage"] == "done"
-    results = json.loads((Path(files["out"]) / "results.json").read_text())
-    assert [row["state"] for row in results["runs"]] == ["done", "failed"]
-    assert results["variants"][1]["dimensions"] == {}
+    assert "1 of 1 runs failed" in (message := capsys.readouterr().err) and "later.txt" in message
+    results = json.loads((out / "results.json").read_text())
+    assert [row["state"] for row in results["runs"]] == ["failed"]
+    assert results["variants"][0]["dimensions"] == {}
 
     tiny_prompts(prompts)
     assert main([*command, "--list"]) == 0
-    assert capsys.readouterr().out.split() == ["done", "given/seed3", "begun", "missing/seed3"]
+    assert capsys.readouterr().out.split() == ["begun", "later/seed3"]
     assert main(command) == 0
-    assert (given / "run.json").read_bytes() == record and "given" not in capsys.readouterr().out
-    results = json.loads((Path(files["out"]) / "results.json").read_text())
-    assert [row["state"] for row in results["runs"]] == ["done", "done"]
-    rows = results["runs"]
-    assert rows[0]["iterations"] == 1 and set(rows[0]["summary"]) >= {"reward", "sharpness", "diversity"}
-    # The base's pictures were made once, and its scores are the same.
-    images = [given, given.parents[1] / "missing" / "seed3"]
-    inodes = [(f / "eval/gallery/images/base/0000-0.png").stat().st_ino for f in images]
-    assert inodes[0] == inodes[1]
-    assert rows[0]["summary"]["reward"]["base_mean"] == rows[1]["summary"]["reward"]["base_mean"]
-    page = (Path(files["out"]) / "table.md").read_text()
-    assert "| given | 1 |" in page and "sharpness, %" in page
+    results = json.loads((out / "results.json").read_text())
+    [row] = results["runs"]
+    assert row["state"] == "done" and row["iterations"] == 1 and row["seconds"]["train"] > 0
+    assert set(row["summary"]) >= {"reward", "sharpness", "diversity"}
+    assert "| later | 1 |" in (page := (out / "table.md").read_text()) and "sharpness, %" in page
+
+    record = (out / "later/seed3/run.json").stat().st_mtime_ns
+    assert main(command) == 0
+    assert "0 of 1 runs to do" in capsys.readouterr().out
+    assert (out / "later/seed3/run.json").stat().st_mtime_ns == record

@@ -14,6 +14,7 @@ import flow_grpo.train
 from flow_grpo.ema import EMA
 from flow_grpo.policy.flux import FluxPolicy
 from flow_grpo.train import main
+from flow_grpo.validate import Validation
 from reward_plugin.client import build_rewards
 from reward_plugin.errors import ServerUnavailable
 from reward_plugin.types import ScoreTable
@@ -331,7 +332,7 @@ def test_the_run_stops_when_the_bound_is_broken_and_keeps_the_best_allowed_weigh
 
     def validate(*_):
         reward, adherence = next(means)
-        return {"reward": reward, "sharpness": adherence}
+        return Validation({"reward": reward, "sharpness": adherence})
 
     monkeypatch.setattr(flow_grpo.train, "validate", validate)
     options = {"iterations": 9, "validation.every": 1, "stop.metric": "sharpness", "checkpoint.keep": 9}

@@ -1,0 +1,94 @@
+"""Held-out dimensions as constraints with a Lagrange weight each, instead of terms of the reward.
+
+A constrained Markov decision process (Altman 1999): maximise E[reward] subject to, for each constrained
+dimension c, E[c] >= (1 - max_relative_drop) E_base[c]. Its Lagrangian is E[reward] + sum_c lambda_c (E[c] -
+bound_c): the policy climbs it, lambda descends. That is PPO-Lagrangian (Ray, Achiam and Amodei, Benchmarking
+Safe Exploration in Deep RL, 2019), and for composite reward models Moskovitz et al. 2023 (arXiv 2310.04373).
+Here:
+
+* drop_c = 1 - mean c / mean c of the base, over the same prompts and noise of this iteration's rollout: the
+  base, that is the model without adapters, samples the first `base_members` members of each group once more.
+  Pictures that differ by the weights alone tell a drop of 1 % from a few dozen of them.
+* lambda_c <- min(max_weight, max(0, lambda_c + rate (drop_c / max_relative_drop - 1))), once an iteration,
+  before its advantages. Projection onto an interval, not Ray's softplus nor Moskovitz' sigmoid, lets it be
+  exactly 0 while all is well, and it cannot run away or wind up: at its bound it only waits for the excess to
+  end.
+* In the advantages the dimension is one more, with lambda_c as its weight: added to the reward with
+  sum_then_normalize, in units of its own standard deviation with normalize_then_sum. Both divide by a
+  standard deviation that grows with lambda, so no step does, and Moskovitz' factor 1 / (1 + lambda) would
+  change nothing; it would with `std: none`, where lambda makes larger steps.
+
+metrics.jsonl has lambda/c, the weight of the iteration, and drop/c. The reward it shows is without them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Constraint:
+    """How far a dimension may fall, and how hard it is held.
+
+    Attributes:
+        max_relative_drop: Largest fall relative to the base that is free, such as 0.015. Greater than 0.
+        rate: What lambda gains in an iteration at twice the allowed drop, and loses at none.
+        start: lambda in the first iteration.
+        max_weight: Its upper bound.
+        base_members: Pictures of each group that the base makes, too; of several constraints the most count.
+    """
+
+    max_relative_drop: float
+    rate: float = 0.1
+    start: float = 0.0
+    max_weight: float = 10.0
+    base_members: int = 2
+
+
+def ascend(weight: float, drop: float, constraint: Constraint) -> float:
+    """lambda after one step of dual ascent; as it was where the drop is not known (NaN)."""
+    if math.isnan(drop):
+        return weight
+    violation = drop / constraint.max_relative_drop - 1.0
+    return min(constraint.max_weight, max(0.0, weight + constraint.rate * violation))
+
+
+def relative_drop(pairs: np.ndarray) -> float:
+    """1 - mean now / mean of the base; for a base below 0, by how much of its size it fell.
+
+    Args:
+        pairs: [N, 2], now and base, NaN where missing; a pair with either missing is left out.
+    """
+    pairs = pairs[np.isfinite(pairs).all(axis=1)].astype(np.float64)
+    if not len(pairs):
+        return float("nan")
+    now, base = pairs.mean(axis=0)
+    return float((base - now) / abs(base)) if base else float("nan")
+
+
+def weighed(
+    values: np.ndarray,
+    dimensions: Sequence[str],
+    weighted: Sequence[int],
+    weights: np.ndarray,
+    multipliers: Mapping[str, float],
+) -> tuple[np.ndarray, np.ndarray]:
+    """What advantages are made of: the weighted dimensions, then every constraint whose lambda is not 0.
+
+    Args:
+        values: [N, D] scores.
+        dimensions: D names.
+        weighted: Columns of the K weighted dimensions.
+        weights: [K].
+        multipliers: Dimension -> lambda.
+
+    Returns:
+        Scores [N, K + C] and weights [K + C].
+    """
+    active = {name: weight for name, weight in multipliers.items() if weight}
+    columns = [*weighted, *(dimensions.index(name) for name in active)]
+    return values[:, columns], np.array([*weights, *active.values()], dtype=np.float32)
