@@ -10,6 +10,7 @@ from operator import attrgetter
 
 from flow_grpo.algorithms import ALGORITHMS
 from flow_grpo.config import TrainConfig
+from flow_grpo.policy.lora import check_init
 from flow_grpo.sampler import check_sampler
 
 POSITIVE = (
@@ -51,6 +52,7 @@ def check(config: TrainConfig) -> None:
     for key in NOT_NEGATIVE:
         value = attrgetter(key)(config)
         _require(value >= 0, key, value, "must not be negative")
+    check_init(config.model.lora.init)
     _check_groups(config)
     _check_algorithm(config)
     _check_reward(config)

@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import torch
+
 from flow_grpo import checkpoint
 from flow_grpo.checks import check_processes, check_prompts
 from flow_grpo.cli import Invocation, as_yaml, parse
@@ -17,6 +19,7 @@ from flow_grpo.log import RunLog, start_wandb
 from flow_grpo.messages import shown_above_bar
 from flow_grpo.plan import describe
 from flow_grpo.policy.flux import check_model_path
+from flow_grpo.policy.probe import out_of_memory
 from flow_grpo.rollout import ScoringFailed, wait_ready
 from flow_grpo.run import Run, prepare, read_all_prompts
 from flow_grpo.signals import EXIT_CODE, StopRequested, end_with_launcher, listening
@@ -178,6 +181,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(f"flow_grpo.train: error: {error}", file=sys.stderr)
         if isinstance(error, ScoringFailed):
             leave_together()
+        return 1
+    except torch.OutOfMemoryError as error:
+        # By each process that it happened to.
+        print(f"flow_grpo.train: error: {out_of_memory(error)}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         if os.environ.get("LOCAL_RANK", "0") == "0":

@@ -87,6 +87,12 @@ def sizes(most: int) -> Iterator[int]:
     yield most
 
 
+def out_of_memory(error: torch.OutOfMemoryError) -> str:
+    """What to tell of an allocation that failed while training."""
+    reason = str(error).split(". ")[0]
+    return f"{reason}. To make room, {REMEDY}. The same command goes on from the last checkpoint."
+
+
 def _available() -> int:
     """Bytes on the GPU that are free or this process's own."""
     free, _ = torch.cuda.mem_get_info()

@@ -7,6 +7,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from flow_grpo.cli import parse
 from flow_grpo.lora import main
 from flow_grpo.policy.flux import FluxPolicy, ModelConfig
 from flow_grpo.policy.lora import LoraConfig
@@ -192,6 +193,12 @@ def test_a_start_that_does_not_fit_the_configuration_is_refused(
     trained.export(tmp_path, trained.trainable)
     with pytest.raises(ValueError, match=message):
         build(flux_path, **{"init": str(tmp_path), "targets": None, **options})
+
+
+def test_a_start_that_is_not_there_is_refused_before_anything_is_loaded(arguments, tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        parse(arguments(model__lora__init=tmp_path / "nowhere"))
+    assert "model.lora.init" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ import torch
 from safetensors.torch import load_file
 
 from flow_grpo.cli import parse
+from flow_grpo.policy.flux import FluxPolicy
 from flow_grpo.policy.lora import LORA_FILE
 from flow_grpo.policy.probe import FRACTION, REMEDY, WITHOUT_GPU, largest, settled, sizes
 from flow_grpo.train import main
@@ -61,6 +62,17 @@ def test_anything_else_that_is_no_number_is_refused(arguments, capsys):
 def test_a_dry_run_says_auto(arguments, capsys):
     assert main([*arguments(optimizer__micro_batch="auto"), "--dry-run"]) == 0
     assert "micro-batches sized by memory" in capsys.readouterr().out
+
+
+def test_memory_that_runs_out_while_training_names_the_remedy(arguments, monkeypatch, capsys):
+    def full(*_):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has ...")
+
+    monkeypatch.setattr(FluxPolicy, "velocity", full)
+    assert main(arguments(prompts__validation="null")) == 1
+    told = capsys.readouterr().err.strip().splitlines()[-1]
+    assert told.startswith("flow_grpo.train: error: CUDA out of memory. To make room, lower optimizer.micro")
+    assert "model.gradient_checkpointing" in told and told.endswith("from the last checkpoint.")
 
 
 @pytest.mark.gpu
