@@ -18,10 +18,11 @@ from starlette.testclient import TestClient
 from reward_plugin.app import Limits, build_app
 from reward_plugin.errors import ConfigError
 from reward_plugin.images import to_npy, to_png
+from reward_plugin.local_engine import LocalEngine
 from reward_plugin.scorers.ocr import OcrScorer
-from reward_plugin.server import readiness
+from reward_plugin.server import body, readiness
 from reward_plugin.types import ImageLike, ScoreTable
-from reward_plugin.wire import ScoreRequest, decode_response, encode_request
+from reward_plugin.wire import ScoreRequest, decode_json, decode_response, encode_request
 from tests.reward.helpers import Broken, ChannelMeans, PromptLength, plain
 from tests.reward.serving import until
 
@@ -66,8 +67,12 @@ def test_scores_come_back_in_order_with_the_callers_id(server: TestClient):
 
 
 def test_json_with_base64(server: TestClient):
-    body = {"version": 1, "images": [base64.b64encode(to_png(plain(5, 6))).decode()], "scorers": ["channels"]}
-    assert server.post("/v1/score", json=body).json()["values"] == [[5.0, 6.0]]
+    message = {
+        "version": 1,
+        "images": [base64.b64encode(to_png(plain(5, 6))).decode()],
+        "scorers": ["channels"],
+    }
+    assert server.post("/v1/score", json=message).json()["values"] == [[5.0, 6.0]]
 
 
 def test_an_unreadable_picture_is_a_null_row_with_its_reason(server: TestClient):
@@ -89,6 +94,8 @@ def test_whole_requests_that_are_refused(server: TestClient):
     small = to_png(plain(1, 2))
     too_many = post(server, *[small] * 5)
     assert too_many.status_code == 413 and "5 images; this server takes 4" in error_of(too_many)
+    far_too_many = post(server, *[small] * 10)
+    assert far_too_many.status_code == 413 and "more than 6 parts" in error_of(far_too_many)
     too_large = post(server, bytes(6000))
     assert too_large.status_code == 413 and "5000" in error_of(too_large)
     as_json = {"Content-Type": "application/json"}
@@ -117,6 +124,7 @@ def test_health_answers_while_scoring_and_a_full_queue_says_when_to_come_back(
         while server.get("/health").json()["requests"] < 2:  # one is scored, one waits
             time.sleep(0.005)
         assert server.get("/health").json()["status"] == "alive"
+        assert "\nreward_queue_jobs 2.0\n" in server.get("/metrics").text
         refused = post(server, small)
         assert refused.status_code == 503 and int(refused.headers["retry-after"]) >= 1
         channels.go.set()
@@ -212,6 +220,25 @@ def test_only_the_whole_token_is_right_and_it_is_compared_in_constant_time(monke
         for path in ("/health", "/docs", "/openapi.json"):
             assert client.get(path).status_code == 200
         wait_until_ready(client)
+
+
+def test_the_engine_is_closed_with_the_application():
+    engine = LocalEngine([ChannelMeans()])
+    with TestClient(build_app(engine=engine)):
+        assert engine.trouble() is None
+    assert engine.trouble() == "the server is stopping"
+
+
+def test_json_is_not_read_on_the_event_loop(server: TestClient, monkeypatch: pytest.MonkeyPatch):
+    threads = []
+
+    def note(data: bytes) -> ScoreRequest:
+        threads.append(threading.current_thread().name)
+        return decode_json(data)
+
+    monkeypatch.setattr(body, "decode_json", note)
+    assert server.post("/v1/score", json={"images": []}).status_code == 200
+    assert threads[0].startswith("asyncio_")
 
 
 def test_scorers_with_the_same_dimension_are_refused(channels: ChannelMeans):

@@ -6,11 +6,14 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import pytest
+from prometheus_client import generate_latest
 from starlette.testclient import TestClient
 
 from reward_plugin.app import Limits, build_app
 from reward_plugin.images import to_npy, to_png
 from reward_plugin.local_engine import LocalEngine
+from reward_plugin.server.failures import public
+from reward_plugin.server.metrics import Metrics
 from reward_plugin.types import ImageLike, ScoreTable
 from reward_plugin.wire import ScoreRequest, encode_request
 from tests.reward.golden import CHECKPOINT
@@ -149,6 +152,33 @@ def test_counters(server: TestClient):
     ):
         assert f"\n{line}\n" in text, line
     assert "process_resident_memory_bytes" in text
+    kind = server.get("/metrics").headers["content-type"]
+    assert kind.startswith("text/plain; version=0.0.4")  # what Prometheus goes by
+
+
+def test_waiting_is_not_scoring():
+    metrics = Metrics(lambda: 0, lambda: 0, lambda: 1)
+    metrics.observe(1, 20)
+    text = generate_latest(metrics.registry).decode()
+    assert "reward_waiting_seconds_sum 1.0\n" in text and "reward_scoring_seconds_sum 20.0\n" in text
+
+
+@pytest.mark.parametrize(
+    ("said", "heard"),
+    [
+        ("the model returned a score that is not finite", "the model returned a score that is not finite"),
+        ("scorer 'a' failed: OSError: /srv/model", "scorer 'a' failed: OSError; the server's log"),
+        (r"scorer 'a' failed: OSError: C:\model", "scorer 'a' failed: OSError; the server's log"),
+        (
+            "scorer 'a' failed: TypeError: <A object at 0x7f>",
+            "scorer 'a' failed: TypeError; the server's log",
+        ),
+        ("/srv/model: not there", "the server's log"),
+        ("x" * 200 + ": /srv/model", "the server's log"),
+    ],
+)
+def test_what_clients_hear_of_an_error(said: str, heard: str):
+    assert public(said).startswith(heard) and (said == heard or "srv" not in public(said))
 
 
 def test_a_token_guards_the_counters_too():

@@ -11,9 +11,10 @@ import pytest
 
 from reward_plugin import local_engine
 from reward_plugin.errors import ConfigError, ScorerFailed, TooLarge
-from reward_plugin.images import to_npy, to_png
+from reward_plugin.images import to_npy, to_pixels, to_png
 from reward_plugin.local_engine import FAILURES, LocalEngine
 from reward_plugin.queueing import Full, ScoreJob
+from reward_plugin.server import decoding
 from reward_plugin.types import ImageLike, ScoreTable
 from tests.reward.helpers import Broken, ChannelMeans, PromptLength, plain
 
@@ -90,6 +91,26 @@ def test_alone_by_default():
     assert channels.batches == [1, 1, 1]
 
 
+def test_only_requests_that_ask_for_the_same_are_scored_together():
+    channels = Held()
+    engine = LocalEngine([channels, PromptLength()], coalesce=100)
+    both = ("channels", "letters")
+    filler = job(2)  # is decoded alone, while the first one is scored
+    first = ScoreJob([b"junk", to_npy(plain(3, 1))], ("a", "bb"), both)
+    second = ScoreJob([to_npy(plain(4, 1)), b"junk"], ("ccc", "d"), both)
+    turned = ScoreJob([to_npy(plain(5, 1))], ("eeee",), both, exif="apply")
+    small = ScoreJob([to_npy(plain(6, 1))], ("f",), both, max_pixels=5)
+    silent = ScoreJob([to_npy(plain(7, 1))], None, ("channels",))
+    other = ScoreJob([to_npy(plain(8, 1))], None, ("channels", "letters"))
+    tables = asyncio.run(several(engine, channels, filler, first, second, turned, small, silent, other))
+    engine.close()
+    np.testing.assert_array_equal(tables[1].values, [[np.nan] * 3, [3, 1, 2]])
+    np.testing.assert_array_equal(tables[2].values, [[4, 1, 3], [np.nan] * 3])
+    assert tables[3].values.tolist() == [[5, 1, 4]] and tables[5].values.tolist() == [[7, 1]]
+    assert "more than 5 pixels" in str(tables[4].errors[0])
+    assert channels.batches == [1, 1, 2, 1, 1, 1]  # first and second; the small one has no picture left
+
+
 def test_a_request_that_makes_the_scorer_fail_costs_the_others_nothing():
     channels = Held()
     engine = LocalEngine([channels], coalesce=100)
@@ -107,6 +128,13 @@ def test_one_job_too_many_is_told_to_come_back():
     engine.close()
     assert isinstance(outcomes[1], Full) and outcomes[1].retry_after >= 1
     assert reds(outcomes[:1]) == [[2]] and engine.jobs == 0
+    slow = LocalEngine([channels], max_waiting=0)
+    slow._seconds = 10_000.0  # of one batch
+    for max_waiting, retry_after in ((0, 1), (100, local_engine.LONGEST_RETRY)):
+        slow.max_waiting, slow.jobs = max_waiting, max_waiting + 1
+        with pytest.raises(Full) as full:
+            slow.check_room()
+        assert full.value.retry_after == retry_after
 
 
 def test_a_cancelled_job_is_not_scored_and_holds_nothing():
@@ -142,11 +170,66 @@ def test_pictures_together_have_a_limit_and_bombs_are_not_decoded():
     engine = LocalEngine([Held()], max_total_pixels=5000)
     with pytest.raises(TooLarge, match="more than 5000 pixels: send fewer"):
         asyncio.run(engine.run(ScoreJob([png(40)] * 4, None, ("channels",))))
+    with pytest.raises(TooLarge, match="more than 5000 pixels"):
+        asyncio.run(engine.run(ScoreJob([to_npy(plain(1, 1, (40, 40)))] * 4, None, ("channels",))))
     bomb = ScoreJob([png(30), png(60)], None, ("channels",), max_pixels=1000)
     scorer = TakesArrays()
     engine = LocalEngine([scorer], max_total_pixels=5000)
     table = asyncio.run(engine.run(bomb))
     assert table.errors[0] is None and "60x60 is more than 1000 pixels" in str(table.errors[1])
+
+
+def test_pictures_beyond_the_limit_are_not_decoded_any_more(monkeypatch: pytest.MonkeyPatch):
+    decoded = []
+
+    def note(image: bytes, *args: Any) -> Any:
+        decoded.append(image)
+        return to_pixels(image, *args)
+
+    monkeypatch.setattr(decoding, "to_pixels", note)
+    engine = LocalEngine([Held()], max_total_pixels=5000, threads=1)
+    with pytest.raises(TooLarge):
+        asyncio.run(engine.run(ScoreJob([to_png(plain(1, 1, (40, 40)))] * 20, None, ("channels",))))
+    engine.close()
+    assert len(decoded) == 4
+
+
+def test_whatever_a_decoder_raises_costs_one_picture(monkeypatch: pytest.MonkeyPatch):
+    def fails(image: bytes, *args: Any) -> Any:
+        if image == b"odd":
+            raise RuntimeError("not foreseen, in /usr/lib")
+        return to_pixels(image, *args)
+
+    monkeypatch.setattr(decoding, "to_pixels", fails)
+    engine = LocalEngine([ChannelMeans()])
+    table = asyncio.run(engine.run(ScoreJob([b"odd", to_png(plain(2, 1))], None, ("channels",))))
+    engine.close()
+    assert table.errors == ("cannot be decoded: RuntimeError", None)
+    np.testing.assert_array_equal(table.values, [[np.nan] * 2, [2, 1]])
+
+
+def test_memory_does_not_grow_with_the_queue(monkeypatch: pytest.MonkeyPatch):
+    channels, decoded = Held(), []
+
+    def note(images: Sequence[bytes], *args: Any, **options: Any) -> Any:
+        decoded.append(len(channels.batches))  # jobs that are done by now
+        return decoding.decode(images, *args, **options)
+
+    monkeypatch.setattr(local_engine, "decode", note)
+    engine = LocalEngine([channels])
+    asyncio.run(several(engine, channels, *[job(2)] * 5))
+    engine.close()
+    assert all(i - done <= 2 for i, done in enumerate(decoded, 1))
+
+
+def test_waiting_and_scoring_are_timed():
+    channels, times = Held(), []
+    engine = LocalEngine([channels])
+    engine.observe = lambda waited, scored: times.append((waited, scored))
+    asyncio.run(several(engine, channels, job(2)))
+    engine.close()
+    (_, scored), (waited, _) = times
+    assert scored > 0.2 and waited > 0.2  # as long as the first one was held back
 
 
 def test_arrays_are_handed_over_as_they_are_to_scorers_that_take_them():
@@ -168,6 +251,8 @@ def test_an_engine_that_always_fails_says_so():
     assert "out of memory" in str(engine.trouble())
     engine.close()
     assert engine.trouble() == "the server is stopping"
+    with pytest.raises(Full):
+        asyncio.run(engine.run(job(1, scorers=("broken",))))
 
 
 class Raises(ChannelMeans):

@@ -142,11 +142,12 @@ def test_the_figures_on_the_page_are_those_that_were_measured():
 def test_the_rate_and_the_latency_are_measured():
     options = server_load.parse(["throughput", "--seconds", "0.4", "--side", "64", "--batch", "4"])
     result = server_load.measure(options)["throughput"]
-    full, half = result["full"], result["half"]
+    full, half, half_aim = result["full"], result["half"], result["half_aim"]
     assert (
         full["images_per_second"] > 0 and full["latency_ms"]["count"] > 0 and full["health_ms"]["count"] > 0
     )
     assert abs(half["asked_images_per_second"] / full["images_per_second"] - 0.5) < 0.01
+    assert half_aim["asked_images_per_second"] == 250 and half_aim["latency_ms"]["count"] > 0
 
 
 def test_a_soak_of_seconds(tmp_path):

@@ -7,11 +7,13 @@ import httpx
 import numpy as np
 import pytest
 
-from reward_plugin.errors import ProtocolError
+from reward_plugin.errors import ProtocolError, TooLarge
 from reward_plugin.images import to_npy, to_png
 from reward_plugin.multipart import Part, join, split
 from reward_plugin.types import ScoreTable
 from reward_plugin.wire import (
+    MAX_HEAD,
+    MAX_VALUES,
     ScoreRequest,
     decode_request,
     decode_response,
@@ -77,10 +79,15 @@ def test_an_empty_response_survives_the_trip():
         ("multipart/form-data; boundary=x", b"junk", "damaged multipart"),
         ("multipart/form-data; boundary=" + "x" * 1000, b"", "damaged multipart"),
         (*join([Part("images", "image/png", b"abc")]), "0 parts named request"),
+        (*join([Part("request", JSON, b"{}")] * 2), "2 parts named request"),
+        (*join([Part("request", JSON, b"{}"), Part("image", "", b"")]), "a part named 'image'"),
+        (*join([Part("request", JSON, b'"' + b" " * MAX_HEAD + b'"')]), "the part request has"),
+        (JSON, as_json(images=[], url="http://a"), "unknown key 'url'"),
+        (JSON, b"[" + b"[]," * MAX_VALUES + b"[]]", "commas and brackets"),
     ],
 )
 def test_a_malformed_request_is_refused_with_the_rule(kind: str, body: bytes, reason: str):
-    with pytest.raises(ProtocolError, match=reason):
+    with pytest.raises((ProtocolError, TooLarge), match=reason):
         decode_request(kind, body)
 
 
