@@ -162,12 +162,68 @@ def test_each_update_uses_its_own_share_and_moves_the_average_once(arguments):
     assert 0.1 < way < 0.2
 
 
-def test_a_gradient_that_is_not_finite_stops_before_the_weights_change(arguments):
-    setting = Setting(arguments)
+@pytest.mark.parametrize(
+    "spoiled, place",
+    [
+        ({}, "prompt rows [0, 1] of process 0 at sigma 1, micro-batch 1 of 2"),
+        ({"row": 5}, "prompt rows [1] of process 0 at sigma 0.6, micro-batch 2 of 2"),
+    ],
+)
+def test_a_loss_that_is_not_finite_stops_before_the_weights_change(arguments, spoiled, place):
+    setting = Setting(arguments, **{"optimizer.micro_batch": 8})
     before = setting.weights()
-    with pytest.raises(FloatingPointError, match=r"optimizer step 1\); the weights are those before it"):
-        setting.update([math.nan] * 6)
+    if spoiled:
+        setting.trajectory.x[spoiled["row"], 1, 0, 0] = math.inf
+        setting.sigmas = torch.tensor([1.0, 0.8, 0.6, 0.3, 0.0])
+    else:
+        setting.trajectory.x[:4, 0] = math.nan
+    with pytest.raises(FloatingPointError) as error:
+        setting.update([1.0, -1.0, 1.0, -1.0, 1.0, -1.0])
+    assert place in str(error.value) and "in iteration 1, update 1 of 1 (optimizer step 1)" in str(
+        error.value
+    )
     assert all(torch.equal(before[name], value) for name, value in setting.weights().items())
+
+
+def test_a_gradient_that_overflows_stops_although_every_loss_is_finite(arguments):
+    setting = Setting(arguments)
+    with pytest.raises(
+        FloatingPointError, match=r"the norm of the gradient is inf, in iteration 1, update 1"
+    ):
+        setting.update([1e38, -1e38, 1e38, -1e38, 1e38, -1e38])
+
+
+@pytest.mark.parametrize("updates, forwards", [(1, 24), (2, 24)])
+def test_the_reference_is_evaluated_once_per_rollout(arguments, updates, forwards):
+    """12 examples: 12 forwards of the base and 12 of the policy, however many updates share them."""
+    options = {"optimizer.updates_per_rollout": updates, "regularizer.norm_weight": 1.0}
+    setting, evaluated = Setting(arguments, **options), []
+    velocity = setting.policy.velocity
+
+    def counted(x, sigma, condition):
+        evaluated.append(len(x))
+        return velocity(x, sigma, condition)
+
+    setting.policy.velocity = counted
+    share = torch.tensor([0, 1, 0, 1, 0, 1]) % updates
+    metrics = setting.update([1.0, -1.0] * 3, share=share)
+    assert sum(evaluated) == forwards
+    assert metrics["velocity_norm_ratio"] == pytest.approx(1, abs=0.05)
+
+
+def test_metrics_are_means_over_examples_whatever_the_micro_batches(arguments):
+    rows = []
+    for size in (12, 5):
+        setting = Setting(arguments, **{"optimizer.micro_batch": size, "regularizer.kl_weight": 0.1})
+        generator = torch.Generator().manual_seed(0)
+        with torch.no_grad():
+            for value in setting.policy.trainable.values():
+                value.add_(0.05 * torch.randn(value.shape, generator=generator))
+        rows.append(setting.update([1.0, -1.0, 2.0, 0.0, 0.5, -0.5]))
+    expected = {"kl", "velocity_norm_ratio", "ratio_mean", "clip_fraction", "clip_above", "rollout_drift"}
+    assert expected <= set(rows[0]) and rows[0]["velocity_norm_ratio"] != pytest.approx(1, abs=1e-4)
+    for name, value in rows[0].items():
+        assert rows[1][name] == pytest.approx(value, rel=1e-3, abs=1e-6), name
 
 
 def test_average_closed_form_and_applied_gives_the_weights_back_to_the_bit():
