@@ -8,6 +8,8 @@ from typing import Any
 
 from flow_grpo.checks import check
 from flow_grpo.config import TrainConfig
+from flow_grpo.cost import GPUS
+from flow_grpo.plan import MFU
 
 
 @dataclass(frozen=True)
@@ -19,11 +21,15 @@ class Invocation:
         dry_run: Report what would run, and run nothing.
         resume: auto: from the newest checkpoint in run_dir if there is one; none: refuse to touch a run that
             has begun; otherwise the path of a checkpoint.
+        gpu: Card, of `flow_grpo.cost.GPUS`, whose time a dry run computes; none: no time.
+        mfu: Share of its peak that is assumed to be reached.
     """
 
     config: TrainConfig
     dry_run: bool = False
     resume: str = "auto"
+    gpu: str | None = None
+    mfu: float = MFU
 
 
 def parse(arguments: Sequence[str] | None = None) -> Invocation:
@@ -46,14 +52,25 @@ def parse(arguments: Sequence[str] | None = None) -> Invocation:
         default="auto",
         help="auto, none, or the path of a checkpoint folder (default: auto).",
     )
+    parser.add_argument(
+        "--gpu", choices=sorted(GPUS), help="With --dry-run: compute the time of an iteration on this card."
+    )
+    parser.add_argument(
+        "--mfu",
+        type=float,
+        default=MFU,
+        help=f"With --gpu: share of its dense bf16 peak assumed to be reached (default: {MFU}).",
+    )
     parser.add_class_arguments(TrainConfig)
     values = parser.instantiate(parser.parse_args(arguments))
     config = TrainConfig(**{name: values[name] for name in TrainConfig.__dataclass_fields__})
+    if not 0 < values["mfu"] <= 1:
+        parser.error(f"--mfu is {values['mfu']}: it must be greater than 0 and at most 1; give e.g. {MFU}.")
     try:
         check(config)
     except ValueError as error:
         parser.error(str(error))
-    return Invocation(config, values["dry_run"], values["resume"])
+    return Invocation(config, values["dry_run"], values["resume"], values["gpu"], values["mfu"])
 
 
 def as_yaml(config: TrainConfig) -> str:

@@ -140,19 +140,21 @@ def check_dimensions(config: TrainConfig, known: Sequence[str]) -> None:
             raise ValueError(f"{key}: no scorer gives {name!r}; known: {', '.join(known)}.")
 
 
-def dry_run(config: TrainConfig) -> None:
+def dry_run(invocation: Invocation) -> None:
     """Print what the run would be, once for all processes.
 
     Raises:
         ValueError: A file is missing, or the numbers do not fit each other.
     """
-    processes = int(os.environ.get("WORLD_SIZE", "1"))
+    config, processes = invocation.config, int(os.environ.get("WORLD_SIZE", "1"))
     check_model_path(config.model.path)
     check_processes(config, processes)
     prompts, held_out = read_all_prompts(config)
     check_prompts(config, len(prompts))
     if os.environ.get("RANK", "0") == "0":
-        print(describe(config, processes, len(prompts), len(held_out)))
+        print(
+            describe(config, processes, len(prompts), len(held_out), gpu=invocation.gpu, mfu=invocation.mfu)
+        )
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -163,7 +165,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     end_with_launcher()
     try:
         if invocation.dry_run:
-            dry_run(invocation.config)
+            dry_run(invocation)
         else:
             launch(invocation)
     except StopRequested as request:

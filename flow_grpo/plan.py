@@ -1,141 +1,82 @@
 """What a configuration would run, computed without loading a model: the report of --dry-run.
 
-Cost model, per transformer forward of n = image + text tokens, width d, L blocks of either kind (each has 12
-d² of linear weights for a token): 24 n d² L for the linear layers and 4 n² d L for attention. Forward and
-backward into LoRA on a frozen base cost 2.1 forwards: gradients of activations, none of base weights.
+Nothing in it is measured. Time is floating-point operations divided by an assumed share of the card's peak;
+memory leaves out what decoding and the libraries take.
 """
 
 from __future__ import annotations
 
-import json
 import math
 from dataclasses import dataclass
-from pathlib import Path
 
+from flow_grpo.algorithms import ALGORITHMS
 from flow_grpo.config import TrainConfig, algorithm_config
-from flow_grpo.window import draw_window
+from flow_grpo.cost import ACTIVATION, BACKWARD, BYTES, FLUX, GIB, GPUS, Shape, forward_flop, lora_parameters
+from flow_grpo.cost import read_shape as read_shape
+from flow_grpo.sampler import training_plan
 
-BACKWARD = 1.1
-BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
-#: Activations kept for the backward pass, bytes for each token, block and unit of width: 34 of a 16-bit block
-#: without attention scores (arXiv 2205.05198), and 36 of float32 copies at the adapters' inputs.
-ACTIVATION = 70
-GIB = 2**30
-
-
-@dataclass(frozen=True)
-class Shape:
-    """Sizes of a pipeline.
-
-    Attributes:
-        blocks: Two-stream transformer blocks.
-        single_blocks: One-stream blocks.
-        width: Of the transformer.
-        channels: Of a packed latent token.
-        reduction: Of the VAE.
-        parameters: Of all components together.
-        known: False where the numbers are FLUX.1-dev's, because the model is not on this machine.
-    """
-
-    blocks: int = 19
-    single_blocks: int = 38
-    width: int = 3072
-    channels: int = 64
-    reduction: int = 8
-    parameters: float = 11.90e9 + 4.76e9 + 0.12e9 + 0.08e9
-    known: bool = False
+#: Share of a card's dense bf16 peak that is assumed if nothing else is said.
+MFU = 0.4
 
 
 @dataclass(frozen=True)
 class Plan:
-    """Attributes:
-    images: Sampled in an iteration, over all processes.
-    forwards: Transformer evaluations of pictures in an iteration, without gradient.
-    trained: (picture, step) pairs in an iteration, each a forward and a backward pass.
-    optimizer_steps: In the whole run.
-    trainable: Adapter parameters.
-    pflop: Of an iteration, 10^15.
-    memory: GiB of a process, by part.
+    """Counts are means over the run's iterations, because a window may move.
+
+    Attributes:
+        images: Sampled in an iteration, over all processes.
+        steps: Stochastic steps, or sigmas that a picture is noised to, of a picture.
+        forwards: Transformer evaluations of pictures in an iteration, without gradient.
+        saved: Evaluations that branching spares; they are not in `forwards`.
+        trained: (picture, step) pairs in an iteration, each a forward and a backward pass.
+        optimizer_steps: In the whole run.
+        trainable: Adapter parameters.
+        pflop: Of an iteration, 10^15.
+        memory: GiB of a process, by part.
     """
 
     images: int
-    forwards: int
-    trained: int
+    steps: float
+    forwards: float
+    saved: float
+    trained: float
     optimizer_steps: int
     trainable: int
     pflop: float
     memory: dict[str, float]
 
 
-def read_shape(path: str) -> Shape:
-    """Sizes of a pipeline folder, or FLUX.1-dev's where there is no such folder."""
-    folder = Path(path)
-    if not (folder / "transformer" / "config.json").is_file():
-        return Shape()
-    transformer = json.loads((folder / "transformer" / "config.json").read_text(encoding="utf-8"))
-    vae = json.loads((folder / "vae" / "config.json").read_text(encoding="utf-8"))
-    return Shape(
-        blocks=transformer["num_layers"],
-        single_blocks=transformer.get("num_single_layers", 0),
-        width=transformer["num_attention_heads"] * transformer["attention_head_dim"],
-        channels=transformer["in_channels"],
-        reduction=2 ** (len(vae.get("block_out_channels") or vae["dim_mult"]) - 1),
-        parameters=sum(_count(file) for file in folder.glob("*/*.safetensors")),
-        known=True,
-    )
-
-
-def forward_flop(shape: Shape, tokens: int) -> float:
-    """Floating-point operations of one transformer forward of one picture."""
-    blocks = shape.blocks + shape.single_blocks
-    return blocks * (24 * tokens * shape.width**2 + 4 * tokens**2 * shape.width)
-
-
-def lora_parameters(shape: Shape, rank: int) -> int:
-    """Adapter parameters under the recipe's targets."""
-    # Two-stream block: 8 square layers and 2 feed-forwards of d -> 4d -> d; one-stream block: q, k and v.
-    return rank * shape.width * (36 * shape.blocks + 6 * shape.single_blocks)
-
-
 def make_plan(config: TrainConfig, shape: Shape, processes: int = 1) -> Plan:
     """Count what one iteration does and what it needs."""
-    images = config.prompts.per_iteration * config.prompts.group_size
-    window = len(draw_window(config.sampler.window, config.sampler.num_steps, config.seed, 0))
-    unit = 2 * shape.reduction
-    image_tokens = (config.model.height // unit) * (config.model.width // unit)
-    tokens = image_tokens + config.model.max_sequence_length
-    trained = images * window
-    forwards = images * config.sampler.num_steps + trained * config.regularizer.needs_reference
-    recomputed = 1 / config.model.gradient_checkpointing if config.model.gradient_checkpointing else 0.0
-    backward = BACKWARD + recomputed
-    trainable = lora_parameters(shape, config.model.lora.rank)
-    width, blocks = shape.width, shape.blocks + shape.single_blocks
-    # Of a recomputed block the input is kept, 2 of the 70 bytes, and one at a time is there whole.
-    kept_blocks = min(blocks, blocks * (1 - recomputed) + (1 + recomputed * blocks / 35) * (recomputed > 0))
-    micro_batch = config.optimizer.micro_batch
-    copies = 2 + config.regularizer.needs_reference + algorithm_config(config).needs_old_mean
-    memory = {
-        "model": shape.parameters * BYTES[config.model.dtype],
-        "adapters, gradients, AdamW, average": trainable * 4 * 5,
-        "rollout": trained / processes * image_tokens * shape.channels * 4 * copies,
-        "activations": (1 if micro_batch == "auto" else micro_batch)
-        * tokens
-        * width
-        * kept_blocks
-        * ACTIVATION,
-    }
+    model, prompts = config.model, config.prompts.per_iteration
+    images = prompts * config.prompts.group_size
+    steps, prefix = _steps(config)
+    saved = prefix * (images - prompts)
+    extra = config.regularizer.needs_reference + (not ALGORITHMS[config.algorithm].Config.needs_trajectory)
+    kept = config.advantage.keep_best + config.advantage.keep_worst
+    # Examples without advantage are passed over, unless something else pulls at them.
+    share = kept / config.prompts.group_size if kept and not extra else 1.0
+    trained = images * steps * share
+    forwards = images * config.sampler.num_steps - saved + images * steps * extra
+    recomputed = 1 / model.gradient_checkpointing if model.gradient_checkpointing else 0.0
+    guided = 2 if shape.kind != FLUX and model.guidance_scale > 1 else 1
+    flop = guided * forward_flop(shape, _image_tokens(config, shape) + model.max_sequence_length)
     return Plan(
         images=images,
+        steps=steps,
         forwards=forwards,
+        saved=saved,
         trained=trained,
         optimizer_steps=config.iterations * config.optimizer.updates_per_rollout,
-        trainable=trainable,
-        pflop=forward_flop(shape, tokens) * (forwards + trained * (1 + backward)) / 1e15,
-        memory={name: size / GIB for name, size in memory.items()},
+        trainable=lora_parameters(shape, model.lora.rank, model.lora.targets),
+        pflop=flop * (forwards + trained * (1 + BACKWARD + recomputed)) / 1e15,
+        memory=_memory(config, shape, images * steps / processes, recomputed),
     )
 
 
-def describe(config: TrainConfig, processes: int, prompts: int, held_out: int) -> str:
+def describe(
+    config: TrainConfig, processes: int, prompts: int, held_out: int, gpu: str | None = None, mfu: float = MFU
+) -> str:
     """The plan as text.
 
     Args:
@@ -143,44 +84,120 @@ def describe(config: TrainConfig, processes: int, prompts: int, held_out: int) -
         processes: Number of processes it would run on.
         prompts: Number of training prompts.
         held_out: Number of validation prompts.
+        gpu: Name in `flow_grpo.cost.GPUS` of the card of each process; none: no time is given.
+        mfu: Share of the card's dense bf16 peak that is assumed to be reached.
     """
     shape = read_shape(config.model.path)
     plan = make_plan(config, shape, processes)
-    model, sampler, update = config.model, config.sampler, config.optimizer
+    model, update = config.model, config.optimizer
     layers = f"{len(model.lora.targets)} kinds of layer" if model.lora.targets else "the recipe's layers"
-    pairs = plan.trained / processes / update.updates_per_rollout
-    micro_batches = (
-        "micro-batches sized by memory (counted as 1 here)"
-        if update.micro_batch == "auto"
-        else f"{math.ceil(pairs / update.micro_batch)} micro-batches of {update.micro_batch}"
-    )
+    about = "" if shape.kind == FLUX else "about "
     weights = " + ".join(f"{weight:g} {name}" for name, weight in config.reward.weights.items())
+    total = sum(plan.memory.values())
     parts = ", ".join(f"{name} {size:.2g}" for name, size in plan.memory.items())
+    spared = f" ({_number(plan.saved)} more without branching)" if plan.saved else ""
     lines = {
         "model": model.path + ("" if shape.known else " (not on this machine: sizes of FLUX.1-dev)"),
         "pictures": f"{model.height} x {model.width}, {model.dtype}",
-        "trained": f"{plan.trainable:,} float32 parameters: LoRA rank {model.lora.rank} on {layers}",
+        "trained": f"{about}{plan.trainable:,} float32 parameters: LoRA rank {model.lora.rank} on {layers}",
         "prompts": f"{prompts:,} to train on, {held_out:,} held out",
         "an iteration": f"{config.prompts.per_iteration} prompts x {config.prompts.group_size} members "
         f"= {plan.images:,} images",
-        "sampling": f"{sampler.num_steps} steps, "
-        f"{plan.trained // plan.images} of them ({sampler.window.kind}) "
-        f"with {sampler.kind} noise {sampler.noise_level:g}",
-        "forwards": f"{plan.forwards:,} without gradient and {plan.trained:,} with, an iteration",
+        "sampling": _sampling(config, plan),
+        "forwards": f"{_number(plan.forwards)} without gradient{spared} and {_number(plan.trained)} with, an "
+        f"iteration",
         "updates": f"{update.updates_per_rollout} an iteration, "
-        f"each of {micro_batches} on {processes} processes",
+        f"each of {_micro_batches(config, plan, processes)} on {processes} processes",
         "reward": f"{weights}, from {config.reward.url or 'scorers in this process'}",
         "cost": f"{plan.pflop:.3g} PFLOP an iteration, {plan.pflop / plan.images:.3g} an image "
-        f"(VAE, text encoders and reward model not counted)",
-        "memory": f"about {sum(plan.memory.values()):.3g} GiB a process: {parts}",
+        f"(VAE, text encoders, reward model and validation not counted)",
+        "memory": f"about {total:.3g} GiB a process: {parts} (decoding not counted)",
         "the run": f"{config.iterations:,} iterations, {plan.optimizer_steps:,} optimizer steps, "
         f"{plan.images * config.iterations:,} images, {plan.pflop * config.iterations:,.3g} PFLOP",
     }
+    if gpu is not None:
+        lines["time"] = _time(plan, config, processes, gpu, mfu)
+    lines["all of it"] = "computed, nothing measured"
     return "\n".join(f"{name:>12}  {text}" for name, text in lines.items())
 
 
-def _count(file: Path) -> float:
-    """Elements in a safetensors file, from its header."""
-    with file.open("rb") as stream:
-        header = json.loads(stream.read(int.from_bytes(stream.read(8), "little")))
-    return sum(math.prod(entry["shape"]) for name, entry in header.items() if name != "__metadata__")
+def _steps(config: TrainConfig) -> tuple[float, float]:
+    """Trained steps of a picture, and steps that a group shares, as means over the run's iterations."""
+    algorithm = algorithm_config(config)
+    if not algorithm.needs_trajectory:
+        return algorithm.count(config.sampler.num_steps), 0
+    plans = [training_plan(config.sampler, config.seed, index) for index in range(config.iterations)]
+    count = len(plans)
+    return sum(len(plan.stochastic) for plan in plans) / count, sum(plan.prefix for plan in plans) / count
+
+
+def _image_tokens(config: TrainConfig, shape: Shape) -> int:
+    unit = 2 * shape.reduction
+    return (config.model.height // unit) * (config.model.width // unit)
+
+
+def _memory(config: TrainConfig, shape: Shape, pairs: float, recomputed: float) -> dict[str, float]:
+    """GiB of a process that keeps so many (picture, step) pairs of a rollout."""
+    model, algorithm = config.model, algorithm_config(config)
+    blocks = shape.blocks + shape.single_blocks
+    trainable = lora_parameters(shape, model.lora.rank, model.lora.targets)
+    resident = {
+        name: count
+        for name, count in shape.parameters.items()
+        if model.text_cache is None or not name.startswith("text_encoder")
+    }
+    # Of a recomputed block the input is kept, 2 of the 70 bytes, and one at a time is there whole.
+    kept_blocks = min(blocks, blocks * (1 - recomputed) + (1 + recomputed * blocks / 35) * (recomputed > 0))
+    copies = (
+        2 + config.regularizer.needs_reference + algorithm.needs_old_mean + (not algorithm.needs_trajectory)
+    )
+    image_tokens = _image_tokens(config, shape)
+    tokens = image_tokens + model.max_sequence_length
+    memory = {
+        "model": sum(resident.values()) * BYTES[model.dtype],
+        # Weights, gradients, AdamW's two, average, best, and what a policy of NFT samples with.
+        "adapters, their gradients, AdamW and averages": trainable
+        * 4
+        * (6 + (not algorithm.needs_trajectory)),
+        "rollout": pairs * image_tokens * shape.channels * 4 * copies,
+    }
+    if isinstance(config.optimizer.micro_batch, int):
+        of_one = tokens * shape.width * kept_blocks * ACTIVATION
+        memory["activations"] = config.optimizer.micro_batch * of_one
+    return {name: size / GIB for name, size in memory.items()}
+
+
+def _sampling(config: TrainConfig, plan: Plan) -> str:
+    sampler = config.sampler
+    if not algorithm_config(config).needs_trajectory:
+        return f"{sampler.num_steps} steps of the ODE; pictures noised to {_number(plan.steps)} sigmas each"
+    mixed = f", otherwise on steps {sorted(sampler.steps)}" if sampler.steps else ""
+    return (
+        f"{sampler.num_steps} steps, {_number(plan.steps)} of them ({sampler.window.kind}) "
+        f"with {sampler.kind} noise {sampler.noise_level:g}{mixed}"
+    )
+
+
+def _micro_batches(config: TrainConfig, plan: Plan, processes: int) -> str:
+    size = config.optimizer.micro_batch
+    if not isinstance(size, int):
+        return "micro-batches sized by memory"
+    pairs = plan.trained / processes / config.optimizer.updates_per_rollout
+    return f"{math.ceil(pairs / size)} micro-batches of {size}"
+
+
+def _time(plan: Plan, config: TrainConfig, processes: int, gpu: str, mfu: float) -> str:
+    card = GPUS[gpu]
+    seconds = plan.pflop * 1e3 / (card.tflops * mfu * processes)
+    need, there = sum(plan.memory.values()), card.memory * 1e9 / GIB
+    fits = f"fits its {there:.0f} GiB" if need <= there else f"does NOT fit its {there:.0f} GiB"
+    rate = "" if config.model.dtype != "float32" else "; model.dtype float32 is several times slower"
+    return (
+        f"{seconds:.3g} s an iteration and {plan.images / seconds:.3g} images/s on {processes} x {gpu}, "
+        f"assuming {mfu:.0%} of {card.tflops:g} TFLOP/s (dense bf16 peak{rate}); {fits}"
+    )
+
+
+def _number(value: float) -> str:
+    """A count, with decimals only where it is a mean of different ones."""
+    return f"{value:,.0f}" if abs(value - round(value)) < 1e-9 else f"{value:,.1f}"
