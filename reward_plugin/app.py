@@ -89,6 +89,14 @@ def build_app(
     for kind in (RequestFailed, Full, RewardError, HTTPException):
         app.add_exception_handler(kind, service.failed)
     _add_about(app, service, scored_by)
+    _add_scoring(app, service, scored_by)
+    app.openapi = lambda: schema(app, token is not None)  # type: ignore[method-assign]
+    return app
+
+
+def _add_scoring(app: FastAPI, service: Service, scored_by: str | None) -> None:
+    """The routes that take pictures."""
+    limits = service.limits
 
     @app.post("/v1/score", openapi_extra=SCORE, response_class=JSONResponse)
     async def score(request: Request) -> Response:
@@ -109,8 +117,6 @@ def build_app(
 
     owners = {name: info.name for info in service.engine.describe() for name in info.dimensions}
     app.include_router(flow_factory.router(service.score, owners, read=read, max_items=limits.max_items))
-    app.openapi = lambda: schema(app, token is not None)  # type: ignore[method-assign]
-    return app
 
 
 def _add_about(app: FastAPI, service: Service, scored_by: str | None) -> None:

@@ -102,7 +102,7 @@ def media_type(content_type: str) -> str:
 
 def decode_json(body: bytes | bytearray) -> ScoreRequest:
     """A request whose pictures are base64 texts; raises `ProtocolError` as `decode_request` does."""
-    head = _json_object(body)
+    head = json_object(body)
     encoded = _list_of_text(head, "images")
     if encoded is None:
         raise ProtocolError("images is missing; it must be a list of base64 texts")
@@ -120,7 +120,7 @@ def decode_parts(parts: Sequence[Part]) -> ScoreRequest:
         if part.name not in ("request", "images"):
             raise ProtocolError(f"a part named {part.name[:40]!r}; there are request and images")
     return _request(
-        _json_object(bytes(heads[0])), tuple(part.content for part in parts if part.name == "images")
+        json_object(bytes(heads[0])), tuple(part.content for part in parts if part.name == "images")
     )
 
 
@@ -184,7 +184,8 @@ def _request(head: Mapping[str, Any], images: tuple[bytes | memoryview, ...]) ->
     )
 
 
-def _json_object(data: bytes | bytearray) -> Mapping[str, Any]:
+def json_object(data: bytes | bytearray) -> Mapping[str, Any]:
+    """A JSON object of bounded size in memory; raises `ProtocolError`."""
     if sum(map(data.count, (b",", b"[", b"{", b":"))) > MAX_VALUES:
         raise ProtocolError(f"more than {MAX_VALUES} commas and brackets in the JSON")
     try:

@@ -19,7 +19,6 @@ Pickles, which the services of other trainers take at `/`, are refused.
 import asyncio
 import base64
 import binascii
-import json
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -28,6 +27,7 @@ from reward_plugin.adapters.common import insist, settle_weights
 from reward_plugin.combine import combine
 from reward_plugin.errors import ConfigError, MissingScore, ProtocolError, TooLarge
 from reward_plugin.types import ScoreTable
+from reward_plugin.wire import json_object
 
 if TYPE_CHECKING:
     from fastapi import APIRouter, Request
@@ -194,12 +194,7 @@ def decode(body: bytes, max_items: int) -> Batch:
         ProtocolError: not JSON of the form above; videos and condition images are not scored.
         TooLarge: more than `max_items` pictures.
     """
-    try:
-        message = json.loads(body)
-    except (ValueError, RecursionError) as error:
-        raise ProtocolError(f"not valid JSON: {error}") from None
-    if not isinstance(message, dict):
-        raise ProtocolError(f"the JSON is a {type(message).__name__}; it must be an object")
+    message = json_object(body)
     if message.get("video") or message.get("condition_videos"):
         raise ProtocolError("video: this server scores pictures; leave videos out of required_fields")
     images, prompts = _texts(message, "image"), _texts(message, "prompt")

@@ -213,6 +213,9 @@ def test_flow_factorys_format_has_the_same_limits(server: TestClient):
     assert server.post("/weights/red=0.5,letters=2/compute", json=body).json() == {"rewards": [7.5]}
     small = TestClient(build_app([PromptLength()], limits=Limits(max_bytes=50)))
     assert small.post("/compute", json=body).status_code == 413
+    swells = b'{"image": [' + b"[]," * 200_000 + b"[]]}"
+    refused = server.post("/weights/red/compute", content=swells)
+    assert refused.status_code == 400 and "commas and brackets" in message(refused)
 
 
 def test_a_server_says_which_model_it_has_and_not_where():
