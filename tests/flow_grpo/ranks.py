@@ -91,7 +91,13 @@ class Forked:
         return self.log.read_text(errors="replace")
 
 
-def group(count: int, arguments: Sequence[str], folder: Path, **environment: str) -> list[Forked]:
+def group(
+    count: int,
+    arguments: Sequence[str],
+    folder: Path,
+    before: Callable[[], object] = lambda: None,
+    **environment: str,
+) -> list[Forked]:
     """`count` processes that train together over gloo; their logs are folder/rank-N.log."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -104,6 +110,7 @@ def group(count: int, arguments: Sequence[str], folder: Path, **environment: str
             arguments,
             folder / f"rank-{rank}.log",
             {**shared, **sizes, "RANK": str(rank), "LOCAL_RANK": str(rank)},
+            before,
         )
         for rank in range(count)
     ]
