@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 
 from benchmarks import server_load, server_soak
 from benchmarks.server_bodies import KINDS, draw_case
@@ -121,9 +122,11 @@ def test_many_clients_at_once_get_their_own_answers(server: Server):
 
 def test_the_operators_page_names_what_there_is(server: Server):
     page = (ROOT / "docs/server.md").read_text(encoding="utf-8")
-    there = server.get("/metrics")[1]
-    named = set(re.findall(r"\breward_[a-z_]+|\bprocess_[a-z_]+", page)) - {"reward_plugin"}
+    there, alerts = server.get("/metrics")[1], (ROOT / "docs/server_alerts.yaml").read_text(encoding="utf-8")
+    named = set(re.findall(r"\breward_[a-z_]+|\bprocess_[a-z_]+", page + alerts)) - {"reward_plugin"}
     assert len(named) > 8 and {name for name in named if name not in there} == set()
+    rules = [rule["alert"] for rule in yaml.safe_load(alerts)["groups"][0]["rules"]]
+    assert rules == re.findall(r"^\| `(Rewards\w+)` \|", page, flags=re.MULTILINE)
     defaults = ServeConfig()
     rows = re.findall(r"^\| `((?:max|read)_\w+)` \| (\d+) (\w*)", page, flags=re.MULTILINE)
     scale = {"MiB": 1 << 20, "GiB": 1 << 30}
