@@ -13,6 +13,7 @@ from flow_grpo.ema import EMA
 from flow_grpo.examples import noised
 from flow_grpo.sample import sample
 from flow_grpo.train import main
+from tests.flow_grpo.ranks import group
 from tests.flow_grpo.test_update import Setting
 
 NFT = {
@@ -298,6 +299,23 @@ def test_resuming_equals_an_undisturbed_run_to_the_bit(arguments, tmp_path):
         for run in (whole, parts)
     ]
     assert untimed[0] == untimed[1]
+
+
+def test_two_processes_make_the_same_updates_as_one(arguments, tmp_path):
+    """Noise and sigmas of a picture, and the policy that samples, do not depend on who makes it."""
+    options = {**NFT, "optimizer.updates_per_rollout": 2, "validation.every": 100}
+    one, two = tmp_path / "one", tmp_path / "two"
+    for processes, folder in ((1, one), (2, two)):
+        ends = group(processes, arguments(run_dir=folder, **options), tmp_path / f"{processes}")
+        assert [end.wait() for end in ends] == [0] * processes, ends[0].text()[-3000:]
+    for name in ("adapter", "ema", "old"):
+        ours, theirs = (load_file(run / f"checkpoints/step-000002/{name}.safetensors") for run in (one, two))
+        moved = max(value.abs().max() for key, value in ours.items() if "lora_B" in key)
+        assert moved > 1e-5
+        assert max((ours[key] - theirs[key]).abs().max() for key in ours) < 0.02 * moved
+    for ours, theirs in zip(*(lines(run / "metrics.jsonl") for run in (one, two)), strict=True):
+        for key in ("reward", "loss", "kl", "old_decay", "optimality", "velocity_norm_ratio", "grad_norm"):
+            assert theirs[key] == pytest.approx(ours[key], rel=2e-3), key
 
 
 def test_a_checkpoint_of_another_objective_is_refused(arguments, tmp_path, capsys):
