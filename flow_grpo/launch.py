@@ -23,6 +23,7 @@ from flow_grpo.policy.probe import out_of_memory
 from flow_grpo.rollout import ScoringFailed, wait_ready
 from flow_grpo.run import Run, prepare, read_all_prompts
 from flow_grpo.signals import EXIT_CODE, StopRequested, end_with_launcher, listening
+from flow_grpo.speed import ideal_seconds
 from flow_grpo.train import train
 from reward_plugin.client import build_rewards
 from reward_plugin.errors import RewardError
@@ -58,7 +59,7 @@ def launch(invocation: Invocation) -> None:
         run = prepare(config, accelerator, prompts, held_out)
         if resume is not None:
             run.restore(resume)
-        log = RunLog(folder, accelerator, config.iterations)
+        log = RunLog(folder, accelerator, config.iterations, ideal_seconds(config, accelerator))
         with listening():
             try:
                 log.begin(as_yaml(config), run.iteration, run.validated)

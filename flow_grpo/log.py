@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from flow_grpo.files import replacing, sweep
+from flow_grpo.speed import phase_line
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -29,10 +30,15 @@ class RunLog:
         run_dir: The run's folder; created.
         accelerator: Says which process this is, and carries wandb.
         total: Iterations, for the progress bar.
+        ideal: Seconds of an iteration at the GPUs' peak rate, for its share of that (mfu); None: unknown.
     """
 
-    def __init__(self, run_dir: Path, accelerator: Accelerator, total: int) -> None:
+    def __init__(
+        self, run_dir: Path, accelerator: Accelerator, total: int, ideal: float | None = None
+    ) -> None:
         from tqdm import tqdm
+
+        self.ideal = ideal
 
         self.run_dir, self.accelerator, self.active = run_dir, accelerator, accelerator.is_main_process
         self.bar = tqdm(total=total, unit="it", disable=not self.active, desc="train", dynamic_ncols=True)
@@ -56,10 +62,12 @@ class RunLog:
         self.bar.update(step)
 
     def iteration(self, row: Mapping[str, Any]) -> None:
-        """Append one line of metrics and move the progress bar."""
+        """Append one line of metrics and move the progress bar, which tells where the time went."""
+        if self.ideal is not None:
+            row = {**row, "mfu": round(self.ideal / row["seconds"], 4)}
         self._append("metrics.jsonl", row)
         self.bar.update(1)
-        self.bar.set_postfix_str(f"reward {row['reward']:.2f}")
+        self.bar.set_postfix_str(f"reward {row['reward']:.2f}, {phase_line(row)}")
         self._track(row, "")
 
     def validation(self, row: Mapping[str, Any]) -> None:

@@ -32,6 +32,7 @@ from flow_grpo.rollout import Item, Plan, Rollout, Scores, rollout, training_see
 from flow_grpo.run import Run
 from flow_grpo.sampler import training_plan
 from flow_grpo.selection import deal
+from flow_grpo.speed import phases
 from flow_grpo.validate import validate
 from flow_grpo.weighting import statistics
 from reward_plugin.types import Rewards
@@ -60,7 +61,6 @@ def train(run: Run, rewards: Rewards, log: RunLog, accelerator: Accelerator) -> 
         with leaving_replay(run, accelerator):
             made = sample_iteration(run, rewards, accelerator)
             multipliers, constrained = hold_constraints(run, made, rewards, accelerator)
-        sampled = time.perf_counter()
         scores, groups = share_scores(run, made, accelerator)
         scores.require_a_reward()
         values, weights = weighed(
@@ -70,6 +70,7 @@ def train(run: Run, rewards: Rewards, log: RunLog, accelerator: Accelerator) -> 
             torch.from_numpy(values), torch.from_numpy(weights), torch.from_numpy(groups), config.advantage
         )
         stop_together()  # the last time that dropping the iteration loses nothing but time
+        updating = time.perf_counter()
         with run.completing_iteration(), leaving_replay(run, accelerator):
             metrics = run.updater.run(examples_of(run, made, gains, accelerator), made.condition)
             run.multipliers = multipliers
@@ -82,7 +83,7 @@ def train(run: Run, rewards: Rewards, log: RunLog, accelerator: Accelerator) -> 
                 scores,
                 gains,
                 {**reward_metrics(run, scores, groups), **constrained, **metrics},
-                {**made.seconds, "update": now - sampled, "": now - start},
+                phases(made.seconds, now - updating, now - start, constrained.get("seconds/base", 0.0)),
             )
         )
         if due(run.iteration, config.log.samples_every, config):
@@ -205,7 +206,7 @@ def due(iteration: int, every: int, config: TrainConfig) -> bool:
 def reward_metrics(run: Run, scores: Scores, groups: np.ndarray) -> dict[str, float]:
     """Weights of the iteration just completed and what each dimension did; see `flow_grpo.weighting`."""
     reward = run.config.reward
-    weights = reward.weights_at(run.iteration - 1)
+    weights = reward.weights_at(run.iteration - 1)  # counted from 0, as when it was sampled
     return {
         **{f"weight/{name}": weights[name] for name in scores.dimensions if name in reward.rewarded()},
         **statistics(scores.values, scores.dimensions, scores.reward, groups),
