@@ -87,6 +87,7 @@ def serve(config: ServeConfig) -> None:
     logging.basicConfig(
         level=config.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s"
     )
+    logging.getLogger("PIL").setLevel(logging.WARNING)  # at debug it tells of every chunk of a picture
     token = read_token(config.token_file)
     if token is None and not is_loopback(config.host):
         raise ConfigError(
