@@ -1,8 +1,9 @@
 """Kills replicas of the Ray engine under load: is every request answered, and with its own pictures' scores?
 
 Clients send requests of a few pictures each and come back where the queue is full. At even intervals one
-replica gets kill -9, the next one when all are back. Every answer is compared, bit for bit, with what the
-scorer gives in this process. Loopback only; bounded in count (`--requests`) and time (`--seconds`).
+replica gets kill -9, the next one when all are back. With `--nodes 2` it is a whole node: every process of it
+at once, and an empty one takes its place. Every answer is compared, bit for bit, with what the scorer gives
+in this process. Traffic stays on loopback; bounded in count (`--requests`) and time (`--seconds`).
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from typing import Any
 import numpy as np
 import psutil
 
+from benchmarks.ray_nodes import Nodes, command
 from reward_plugin.errors import RewardError
 from reward_plugin.images import to_npy
 from reward_plugin.queueing import Full, ScoreJob
@@ -45,7 +47,8 @@ class Tally:
         failed: requests that ended in an error, by its text.
         unanswered: requests that were not over when the time was.
         refused: times that a queue was full; the client came back.
-        kills: replicas killed.
+        kills: times that a replica, or a node, was killed.
+        killed: replicas that each of them cost.
         seconds: of every request, from its first sending on.
         back: seconds from a kill until all replicas ran again.
     """
@@ -58,6 +61,7 @@ class Tally:
     failed: dict[str, int] = field(default_factory=dict)
     seconds: list[float] = field(default_factory=list)
     back: list[float] = field(default_factory=list)
+    killed: list[int] = field(default_factory=list)
 
 
 class Pictures:
@@ -77,15 +81,19 @@ class Pictures:
         return job, self._rows[chosen]
 
 
-def replicas(name: str, scorer: str) -> set[int]:
-    """Process ids of the replicas of one scorer."""
-    title = f"ServeReplica:{name}-{scorer}:"
-    return {p.pid for p in psutil.process_iter(["cmdline"]) if title in " ".join(p.info["cmdline"] or ())}
+def replicas(name: str) -> set[int]:
+    """Process ids of the replicas of `pixels`."""
+    return {one.pid for one in psutil.process_iter() if title(name) in command(one)}
 
 
-def all_back(name: str, victim: int, wanted: int) -> bool:
-    """Whether there are as many processes as wanted without the killed one, and all take requests."""
-    if len(replicas(name, "pixels") - {victim}) < wanted:
+def title(name: str) -> str:
+    """What the command line of a replica of `pixels` contains."""
+    return f"ServeReplica:{name}-pixels:"
+
+
+def all_back(name: str, killed: set[int], wanted: int) -> bool:
+    """Whether there are as many processes as wanted without the killed ones, and all take requests."""
+    if len(replicas(name) - killed) < wanted:
         return False
     application = f"{name}-pixels"
     return running_replicas([application])[application] == wanted
@@ -118,27 +126,44 @@ async def client(engine: RayEngine, pictures: Pictures, todo: list[int], size: i
             tally.wrong += 1
 
 
-async def killer(options: argparse.Namespace, name: str, todo: list[int], tally: Tally) -> None:
-    """Kill a replica each time that another share of the requests is done and all replicas are there."""
-    for kill in range(options.kills):
-        while len(todo) > options.requests * (1 - (kill + 0.5) / options.kills):
+def kill(name: str, number: int, nodes: Nodes | None) -> set[int]:
+    """End one replica, or every process of one node that has replicas; the ids of the replicas that died."""
+    if nodes is None:
+        alive = sorted(replicas(name))
+        os.kill(alive[number % len(alive)], signal.SIGKILL)
+        return {alive[number % len(alive)]}
+    before, there = replicas(name), nodes.replicas(title(name))
+    victim = max(there, key=lambda at: (there[at], at != number % len(there)))
+    nodes.kill(victim)
+    nodes.nodes[victim] = nodes.add()
+    return before - replicas(name)
+
+
+async def killer(
+    options: argparse.Namespace, name: str, nodes: Nodes | None, todo: list[int], tally: Tally
+) -> None:
+    """Kill each time that another share of the requests is done and all replicas are there."""
+    for number in range(options.kills):
+        while len(todo) > options.requests * (1 - (number + 0.5) / options.kills):
             await asyncio.sleep(0.02)
-        alive = await asyncio.to_thread(replicas, name, "pixels")
-        if len(alive) < options.replicas or not todo:
+        if not todo or len(await asyncio.to_thread(replicas, name)) < options.replicas:
             continue
-        victim, start = sorted(alive)[kill % len(alive)], time.monotonic()
-        os.kill(victim, signal.SIGKILL)
+        start = time.monotonic()
+        killed = await asyncio.to_thread(kill, name, number, nodes)
         tally.kills += 1
-        while not await asyncio.to_thread(all_back, name, victim, options.replicas):
+        tally.killed.append(len(killed))
+        while not await asyncio.to_thread(all_back, name, killed, options.replicas):
             await asyncio.sleep(0.2)
         tally.back.append(time.monotonic() - start)
 
 
-async def load(engine: RayEngine, pictures: Pictures, options: argparse.Namespace) -> Tally:
+async def load(
+    engine: RayEngine, pictures: Pictures, options: argparse.Namespace, nodes: Nodes | None
+) -> Tally:
     """All requests, or as many as the time allows."""
     tally, todo = Tally(), list(range(options.requests))
     clients = [client(engine, pictures, todo, options.images, tally) for _ in range(options.clients)]
-    work = asyncio.gather(*clients, killer(options, engine.options.name, todo, tally))
+    work = asyncio.gather(*clients, killer(options, engine.options.name, nodes, todo, tally))
     try:
         await asyncio.wait_for(work, options.seconds)
     except TimeoutError:
@@ -149,16 +174,25 @@ async def load(engine: RayEngine, pictures: Pictures, options: argparse.Namespac
 def measure(options: argparse.Namespace) -> dict[str, Any]:
     """Start a cluster, load it, stop it."""
     pictures = Pictures(build_scorer({"name": "pixels"}), 64, options.side)
-    engine = RayEngine(
-        [{"name": "pixels"}],
-        RayOptions(name=f"faults-{uuid.uuid4().hex[:8]}", num_replicas=options.replicas, num_cpus=0.1),
-    )
+    nodes = Nodes(options.nodes) if options.nodes > 1 else None
     try:
-        start = time.monotonic()
-        tally = asyncio.run(load(engine, pictures, options))
-        seconds = time.monotonic() - start
+        ray = RayOptions(
+            address=nodes and nodes.address,
+            name=f"faults-{uuid.uuid4().hex[:8]}",
+            num_replicas=options.replicas,
+            num_cpus=0.1,
+        )
+        engine = RayEngine([{"name": "pixels"}], ray)
+        try:
+            spread = nodes and list(nodes.replicas(title(ray.name)).values())
+            start = time.monotonic()
+            tally = asyncio.run(load(engine, pictures, options, nodes))
+            seconds = time.monotonic() - start
+        finally:
+            engine.close()
     finally:
-        engine.close()
+        if nodes is not None:
+            nodes.stop()
     times = np.percentile(tally.seconds, (50, 99, 100)) if tally.seconds else np.full(3, np.nan)
     return {
         "requests": options.requests,
@@ -166,7 +200,10 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         "width and height": options.side,
         "replicas": options.replicas,
         "clients": options.clients,
+        "nodes": options.nodes,
+        "replicas on each node at the start": spread,
         "kills": tally.kills,
+        "replicas that each kill cost": tally.killed,
         "answers, every picture right": tally.right,
         "answers, a picture wrong": tally.wrong,
         "requests failed": sum(tally.failed.values()),
@@ -196,6 +233,7 @@ def main() -> int:
     parser.add_argument("--images", type=int, default=3, help="pictures in a request")
     parser.add_argument("--side", type=int, default=96, help="width and height of a picture")
     parser.add_argument("--replicas", type=int, default=2)
+    parser.add_argument("--nodes", type=int, default=1, help="more than one: whole nodes are killed")
     parser.add_argument("--clients", type=int, default=12, help="requests under way at a time")
     parser.add_argument("--kills", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=900.0, help="of load, at most")

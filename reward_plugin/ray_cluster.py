@@ -38,6 +38,8 @@ _STARTED_HERE = {
     "RAY_AUTH_MODE": "token",
     "RAY_prestart_worker_first_driver": "0",  # no idle processes, one per core
     "RAY_worker_niceness": "0",  # 15 otherwise: whatever else runs on the machine would come first
+    "RAY_health_check_failure_threshold": "40",  # 5 otherwise: a busy machine would call itself dead
+    "RAY_worker_register_timeout_seconds": "300",  # 60 otherwise, for a process to start and say so
 }
 #: Errors that a replica's constructor raises, by the name that they have in Ray's report.
 _ERRORS: dict[str, type[RewardError]] = {

@@ -24,11 +24,11 @@ def die() -> None:
 
 
 class Gated:
-    """Mean red and mean green. In `folder`, `closed` holds its loading back, `held` its scoring."""
+    """Red of the left edge, letters of the prompt. In `folder`, `closed` stops loading, `held` scoring."""
 
     name = "gated"
-    dimensions = ("red", "green")
-    ranges: Mapping[str, tuple[float, float]] = {"red": (0, 255), "green": (0, 255)}
+    dimensions = ("red", "letters")
+    ranges: Mapping[str, tuple[float, float]] = {"red": (0, 255), "letters": (0, 1000)}
 
     def __init__(self, folder: str, dies: bool = False) -> None:
         self.folder = Path(folder)
@@ -46,7 +46,10 @@ class Gated:
             die()
         while (self.folder / "held").exists():
             time.sleep(0.02)
-        values = [array.mean(axis=(0, 1))[:2] for array in arrays]
+        letters = [
+            len(text) for text, error in zip(prompts or [""] * len(images), errors, strict=True) if not error
+        ]
+        values = [(array[:, 0, 0].mean(), count) for array, count in zip(arrays, letters, strict=True)]
         return ScoreTable.computed(self.dimensions, values).scatter(errors)
 
 

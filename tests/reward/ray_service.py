@@ -89,6 +89,7 @@ def running() -> Iterator[Service]:
     )
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RAY_TMPDIR", str(folder))
+        patch.setenv("RAY_OVERRIDE_RESOURCES", '{"GPU": 1}')
         patch.setattr(ray_cluster, "Replica", GatedReplica)
         try:
             engine = RayEngine([*SPECS, {"name": "gated", "folder": str(folder)}], options)

@@ -8,12 +8,13 @@ from typing import Any
 import numpy as np
 import pytest
 
+from reward_plugin import ray_replica
 from reward_plugin.errors import CheckpointError, ConfigError, ScorerFailed
 from reward_plugin.images import to_npy
 from reward_plugin.local_engine import LocalEngine
-from reward_plugin.queueing import ScoreJob
+from reward_plugin.queueing import ScoreJob, ScorerInfo
 from reward_plugin.ray_cluster import reason
-from reward_plugin.ray_engine import RayEngine
+from reward_plugin.ray_engine import RayEngine, _check_dimensions
 from reward_plugin.ray_options import RayOptions
 from reward_plugin.ray_replica import Replica
 from reward_plugin.scorers import SCORERS, build_scorers
@@ -164,3 +165,48 @@ def test_a_replica_that_is_stuck_asks_to_be_replaced(monkeypatch: pytest.MonkeyP
         await replica.check_health()
 
     with_breakable(monkeypatch, use, 0.2)
+
+
+def test_a_long_batch_is_left_alone_until_it_is_stuck(monkeypatch: pytest.MonkeyPatch):
+    """The grey picture would wait behind it, and Ray would take that for a dead replica."""
+    monkeypatch.setattr(ray_replica, "LONG", 0.1)
+
+    async def use(replica: Replica, scorer: Breakable) -> None:
+        scorer.broken = True
+        for _ in range(3):
+            await replica.score(job(picture(1)))
+        scorer.broken = False
+        scorer.go.clear()
+        asked = asyncio.ensure_future(replica.score(job(picture(1))))
+        await asyncio.sleep(0.3)
+        await asyncio.wait_for(replica.check_health(), 20)
+        scorer.go.set()
+        await asked
+
+    with_breakable(monkeypatch, use, 60)
+
+
+def test_waiting_requests_of_a_replica_are_joined(monkeypatch: pytest.MonkeyPatch):
+    scorer = ChannelMeans()
+    monkeypatch.setitem(SCORERS, "channels", lambda: scorer)
+
+    async def use() -> None:
+        replica = Replica({"name": "channels"}, 8, 8, 60)
+        scorer.go.clear()
+        asked = []
+        for seed in range(5):
+            asked.append(asyncio.ensure_future(replica.score(job(picture(seed)))))
+            await asyncio.sleep(0.2)  # the first is scored, the second decoded, the others wait
+        scorer.go.set()
+        answers = [answer for answer, _ in await asyncio.gather(*asked)]
+        assert scorer.batches == [1, 1, 1, 3]  # the warm-up first
+        alone = [Replica({"name": "channels"}, 8, 0, 60).score(job(picture(seed))) for seed in range(5)]
+        assert all(same(a, b) for a, (b, _) in zip(answers, await asyncio.gather(*alone), strict=True))
+
+    asyncio.run(use())
+
+
+def test_two_scorers_with_the_same_dimension_are_refused():
+    infos = [ScorerInfo(name, ("clip",), {"clip": (0, 1)}) for name in ("a", "b")]
+    with pytest.raises(ConfigError, match="scorers 'a' and 'b' both give 'clip'"):
+        _check_dimensions(infos)

@@ -2,6 +2,7 @@
 
 import asyncio
 import importlib.util
+import io
 import os
 import signal
 import sys
@@ -14,13 +15,15 @@ import numpy as np
 import psutil
 import pytest
 from fastapi import FastAPI
+from PIL import Image
 from starlette.testclient import TestClient
 
+from reward_plugin import ray_engine
 from reward_plugin.app import build_app
-from reward_plugin.errors import CheckpointError, ConfigError, ScorerFailed
+from reward_plugin.errors import CheckpointError, ConfigError, ScorerFailed, TooLarge
 from reward_plugin.images import to_npy, to_png
 from reward_plugin.local_engine import LocalEngine
-from reward_plugin.queueing import ScoreJob
+from reward_plugin.queueing import Full, ScoreJob
 from reward_plugin.ray_engine import RayEngine
 from reward_plugin.ray_options import RayOptions
 from reward_plugin.scorers import build_scorers
@@ -98,7 +101,7 @@ def gated(*levels: int) -> ScoreJob:
 
 def means(table: ScoreTable) -> list[float]:
     assert table.errors == (None,) * len(table)
-    return table.values[:, 0].tolist()
+    return [row[0] for row in table.values.tolist()]
 
 
 def test_answers_are_those_of_the_local_engine_bit_for_bit(engine: RayEngine):
@@ -127,6 +130,48 @@ def test_the_application_answers_alike(engine: RayEngine):
     assert answers[0] == answers[1] and answers[0]["values"][0][0] is not None
     assert answers[0]["values"][1] == [None] * 4 and "not one of PNG" in answers[0]["errors"][1]
     assert told[0][:2] == told[1] and told[1][1]["precision"] == "float32"
+
+
+def test_all_that_a_request_says_reaches_the_replica(engine: RayEngine):
+    halves = np.repeat(np.uint8([10, 10, 30, 30]), 3).reshape(1, 4, 3).repeat(4, axis=0)
+    exif = Image.Exif()
+    exif[0x0112] = 6  # a quarter turn: 10 above 30, rather than 10 left of it
+    file = io.BytesIO()
+    Image.fromarray(halves).save(file, "PNG", exif=exif)
+    images, prompts = (file.getvalue(), picture(1), grey(9)), ("a", "bb", "ccc")
+    table = asyncio.run(engine.run(ScoreJob(images, prompts, ("gated", "pixels"), 1000, "apply", "all")))
+    assert table.dimensions[:2] == ("red", "letters") and len(table.dimensions) == 6
+    assert table.values[[0, 2], :2].tolist() == [[20, 1], [9, 3]]
+    assert table.errors[0] is None and "1000" in str(table.errors[1]) and table.errors[2] is None
+    with pytest.raises(TooLarge, match="pixels"):
+        Image.new("1", (8000, 8000)).save(huge := io.BytesIO(), "PNG")
+        asyncio.run(engine.run(job(*[huge.getvalue()] * 20)))
+
+
+def test_replicas_share_a_gpu(engine: RayEngine):
+    """The cluster has one, as Ray counts: nobody looks whether it is there."""
+    import ray
+
+    from reward_plugin import ray_cluster
+
+    options = RayOptions(name=f"{engine.options.name}-gpu", num_replicas=2, num_cpus=0.1, num_gpus=0.5)
+    try:
+        (handle,) = ray_cluster.deploy([{"name": "pixels"}], options).values()
+        until(lambda: not ray.available_resources().get("GPU"), "the GPU is taken")
+        work = job(picture(4), picture(5))
+        answer, _ = handle.score.remote(ray.put(work)).result(timeout_s=PATIENCE)
+        assert same(answer, local(work))
+    finally:
+        ray_cluster.leave_applications([f"{options.name}-pixels"])
+
+
+def test_a_cluster_that_does_not_answer_is_called_lost(engine: RayEngine, monkeypatch: pytest.MonkeyPatch):
+    before = time.monotonic()
+    until(lambda: engine._looked > before, "a look at the cluster")
+    monkeypatch.setattr(ray_engine, "LOST_AFTER", -1.0)
+    assert "does not answer" in str(engine.trouble())
+    with pytest.raises(Full):
+        engine.check_room()
 
 
 def test_a_cluster_that_is_started_here_listens_on_loopback_only(engine: RayEngine):
@@ -163,7 +208,7 @@ def test_past_the_bound_a_request_is_sent_away_and_the_others_are_answered(servi
     refused, answers = asyncio.run(flood())
     assert refused.status_code == 503 and int(refused.headers["Retry-After"]) >= 1
     assert [answer.status_code for answer in answers] == [200] * 8
-    assert [answer.json()["values"] for answer in answers] == [[[level, level]] for level in range(8)]
+    assert [answer.json()["values"] for answer in answers] == [[[level, 0]] for level in range(8)]
     assert service.engine.jobs == 0
 
 
@@ -197,7 +242,8 @@ def test_a_request_whose_client_has_gone_is_not_scored(service: Service):
             asked[3].cancel()
             await asyncio.wait([asked[3]])
             assert asked[3].cancelled() and service.engine.jobs == 3
-            await replica.describe.remote()  # there is a place for it only when the request has left
+            # there is a place for this call only when the request has left
+            await asyncio.wait_for(replica.describe.remote(), PATIENCE)
         return await asyncio.gather(*asked[:3])
 
     service.batches()
