@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import threading
 import time
-from concurrent.futures import Future
+from concurrent.futures import CancelledError, Future, InvalidStateError
+from contextlib import suppress
 from typing import TypeVar
 
 from reward_plugin.errors import ServerUnavailable
@@ -42,6 +44,32 @@ class Call:
             return future.result(None if left == float("inf") else left)
         except TimeoutError:
             raise self.late() from None
+
+    def in_time(self, work: Future[T]) -> Future[T]:
+        """The outcome of `work`, or the error of the deadline where that comes first: also while it waits for
+        a thread that has time for it.
+        """
+        if self.seconds is None:
+            return work
+        outcome: Future[T] = Future()
+        outcome.set_running_or_notify_cancel()  # as there is nobody who would look whether it was cancelled
+
+        def settle() -> None:
+            with suppress(InvalidStateError):  # the other one of the two was first
+                if not work.done():
+                    outcome.set_exception(self.late())
+                elif work.cancelled():
+                    outcome.set_exception(CancelledError())
+                elif (error := work.exception()) is not None:
+                    outcome.set_exception(error)
+                else:
+                    outcome.set_result(work.result())
+
+        timer = threading.Timer(max(0.0, self._ends - time.monotonic()), settle)
+        timer.daemon = True
+        timer.start()
+        work.add_done_callback(lambda work: (timer.cancel(), settle()))
+        return outcome
 
     def late(self) -> ServerUnavailable:
         """The error of a deadline that has passed."""

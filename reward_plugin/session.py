@@ -65,7 +65,7 @@ class Session:
 
     def start(self, images: list[ImageLike], prompts: list[str] | None, call: Call) -> Future[ScoreTable]:
         """Have a batch scored; the errors of the future are those of `RewardClient.submit`."""
-        return self._batches.submit(self._score_batch, images, prompts, call)
+        return call.in_time(self._batches.submit(self._score_batch, images, prompts, call))
 
     def close(self, *, wait: bool) -> None:
         """See `RewardClient.close`."""

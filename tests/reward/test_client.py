@@ -3,6 +3,7 @@
 import time
 from collections.abc import Iterator
 
+import httpx
 import numpy as np
 import pytest
 import torch
@@ -107,15 +108,43 @@ def test_a_batch_is_split_evenly_and_over_all_servers(images: int, most: int, se
     assert [min(size, images - start) for start in range(0, images, size)] == sizes
 
 
-def test_a_batch_over_the_servers_limits_is_split_further(channels: ChannelMeans):
+class Listening(InMemory):
+    """Notes to whom requests go, and what is answered."""
+
+    def __init__(self, app: TestClient) -> None:
+        super().__init__(app)
+        self.scored: list[tuple[str, int]] = []
+
+    def handle_request(self, request: httpx.Request) -> httpx.Response:
+        answer = super().handle_request(request)
+        if request.method == "POST":
+            self.scored.append((request.url.host, answer.status_code))
+        return answer
+
+
+def test_a_small_batch_has_something_for_every_server(channels: ChannelMeans):
+    with TestClient(build_app([channels])) as app:
+        listening = Listening(app)
+        with RewardClient(["http://a", "http://b", "http://c"], transport=listening) as client:
+            client.score([plain(i, 0) for i in range(6)])
+    assert sorted(listening.scored) == [("a", 200), ("b", 200), ("c", 200)]
+
+
+def test_a_batch_over_the_servers_limits_is_split_before_it_is_refused(channels: ChannelMeans):
     limits = Limits(max_items=5, max_bytes=20_000)
     noise = np.random.default_rng(0).integers(0, 256, (3, 70, 70, 3), np.uint8)  # 14 kB each, as PNG
-    with TestClient(build_app([channels], limits=limits)) as app:
-        with RewardClient("http://server", transport=InMemory(app)) as client:
-            assert client.score([plain(i, 0) for i in range(12)]).values[:, 0].tolist() == [*range(12)]
-            np.testing.assert_allclose(client.score(list(noise)).values, noise.mean(axis=(1, 2))[:, :2])
-            large = client.score([plain(1, 2), noise.reshape(210, 70, 3)])
-            assert large.values[0].tolist() == [1, 2] and np.isnan(large.values[1]).all()
+    with TestClient(build_app([channels, PromptLength()], limits=limits)) as app:
+        listening = Listening(app)
+        with RewardClient("http://server", transport=listening) as client:
+            prompts = ["x" * (i + 1) for i in range(12)]
+            table = client.score([plain(i, 0) for i in range(12)], prompts)
+            assert table.values[:, [0, 2]].tolist() == [[i, i + 1] for i in range(12)]
+            table = client.score(list(noise), ["a", "bb", "ccc"])
+            np.testing.assert_allclose(table.values[:, :2], noise.mean(axis=(1, 2))[:, :2])
+            assert table.values[:, 2].tolist() == [1, 2, 3]
+            assert {status for _, status in listening.scored} == {200}
+            large = client.score([plain(1, 2), noise.reshape(210, 70, 3)], ["a", "b"])
+            assert large.values[0].tolist() == [1, 2, 1] and np.isnan(large.values[1]).all()
             assert "HTTP 413" in (large.errors[1] or "")  # a bad picture, not a bad batch
     assert max(channels.batches) <= 5
 
