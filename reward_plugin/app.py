@@ -190,10 +190,10 @@ class Service:
             table = await self.engine.run(job)
         else:
             table = await _while_connected(request, self.engine.run(job))
-        errors = tuple(error and public(error) for error in table.errors)
+        errors = tuple(error and public(error, job.id) for error in table.errors)
         for error, said in zip(table.errors, errors, strict=True):
             if error != said:
-                log.error("request %s: %s", request_id.get(), error)
+                log.error("request %s: %s", job.id, error)
         self.metrics.count_images(len(errors), sum(error is not None for error in errors))
         return ScoreTable(table.dimensions, table.values, errors)
 
@@ -212,7 +212,7 @@ def _as_failure(error: Exception) -> RequestFailed:
     if isinstance(error, HTTPException):
         return RequestFailed(error.status_code, "http", str(error.detail), dict(error.headers or {}))
     log.error("request %s: %s", request_id.get(), error, exc_info=error)
-    return RequestFailed(500, "scorer_failed", public(str(error)))
+    return RequestFailed(500, "scorer_failed", public(str(error), request_id.get()))
 
 
 async def _while_connected(request: Request, work: Any) -> ScoreTable:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import socket
 import ssl
@@ -121,6 +122,8 @@ def serve(config: ServeConfig) -> None:
         scored_by=scored_by(config.scorers, config.exif),
     )
     server = uvicorn_server(app, config.read_timeout, config.tls_certificate, config.tls_key)
+    gc.collect()
+    gc.freeze()  # what is loaded stays: to look through it for garbage would stop all answers for 0.1 s
     server.run(sockets=[listener])
 
 

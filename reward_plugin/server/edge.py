@@ -78,7 +78,7 @@ class Edge:
             app: ASGIApp = self.app if self._may_pass(scope["path"], headers) else self._refuse
             await app(scope, exchange.receive, exchange.send)
         except ClientDisconnect:
-            exchange.status = HUNG_UP
+            pass
         except asyncio.CancelledError:  # the server stops, and has waited for this one for long enough
             if exchange.status:
                 raise

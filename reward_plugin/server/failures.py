@@ -22,8 +22,8 @@ def error_body(code: str, message: str) -> dict[str, Any]:
     return {"error": {"code": code, "message": message, "request_id": request_id.get()}}
 
 
-def public(text: str) -> str:
-    """What a client may read of an error that came out of a scorer.
+def public(text: str, request: str) -> str:
+    """What a client may read of an error that came out of a scorer; the log has it under a request's id.
 
     A text that could name a path of this machine (it has a slash in it), or an address in its memory, stays
     in the log; of it goes out what failed and the kind of exception, where that much is harmless.
@@ -31,7 +31,7 @@ def public(text: str) -> str:
     if not _is_private(text):
         return text
     start = ": ".join(text.split(": ")[:2])
-    found = f"the server's log has the reason under request {request_id.get()}"
+    found = f"the server's log has the reason under request {request}"
     return found if _is_private(start) or start == text or len(start) > 120 else f"{start}; {found}"
 
 

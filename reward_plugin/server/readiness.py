@@ -15,6 +15,8 @@ log = logging.getLogger(__name__)
 
 #: Seconds between two tries to make a score while none can be made.
 RETRY_PERIOD = 10.0
+#: The id of these requests in the log.
+WARM_UP = "warm-up"
 #: What the first score is made for; some scorers look for a quoted text.
 PROMPT = 'a grey square that says "grey"'
 
@@ -31,7 +33,7 @@ class Readiness:
     def reason(self) -> str | None:
         """Why no scores can be made, in words for clients; None when they can."""
         reason = self._reason or self.engine.trouble()
-        return None if reason is None else public(reason)
+        return None if reason is None else public(reason, WARM_UP)
 
     async def watch(self) -> None:
         """Score one grey picture, and again while no scores can be made: what failed may pass.
@@ -41,7 +43,7 @@ class Readiness:
         """
         picture = to_png(PIL.Image.new("RGB", (64, 64), (128, 128, 128)))
         scorers = tuple(info.name for info in self.engine.describe())
-        job = ScoreJob((picture,), (PROMPT,), scorers, id="warm-up")
+        job = ScoreJob((picture,), (PROMPT,), scorers, id=WARM_UP)
         while True:
             if self.reason is not None:
                 await self._try(job)
@@ -53,11 +55,13 @@ class Readiness:
                 table = await self.engine.run(job)
             except Full:  # others came first
                 await asyncio.sleep(0.2)
+                continue
             except Exception as error:
                 reason = f"the warm-up score failed: {error}"
-                log.error("%s", reason, exc_info=error if reason != self._reason else None)
+                log.error(
+                    "request %s: %s", WARM_UP, reason, exc_info=error if reason != self._reason else None
+                )
                 self._reason = reason
-                return
             else:
                 self._reason = table.errors[0]
-                return
+            return

@@ -1,6 +1,7 @@
 """The server behind real sockets: slow, half-sent and broken-off requests, large bodies, and TLS."""
 
 import base64
+import gc
 import http.client
 import json
 import shutil
@@ -20,6 +21,7 @@ from reward_plugin.client import RewardClient
 from reward_plugin.errors import ConfigError, RequestRefused, ServerUnavailable
 from reward_plugin.images import to_npy, to_png
 from reward_plugin.serve import ServeConfig, serve
+from reward_plugin.server import http as server_http
 from reward_plugin.server.openapi import CURL, PYTHON
 from reward_plugin.wire import ScoreRequest, encode_request
 from tests.reward.helpers import ChannelMeans, PromptLength, plain
@@ -243,6 +245,22 @@ def test_settings_that_cannot_be_served(
     monkeypatch.delenv("REWARD_TOKEN", raising=False)
     with pytest.raises(ConfigError, match=reason):
         serve(ServeConfig(scorers=[{"name": "pixels"}], **settings))
+
+
+def test_a_collection_of_garbage_does_not_go_through_the_models(monkeypatch: pytest.MonkeyPatch):
+    frozen = []
+
+    class Stopped:
+        def run(self, sockets: list[socket.socket]) -> None:
+            frozen.append(gc.get_freeze_count())
+            sockets[0].close()
+
+    monkeypatch.setattr(server_http, "uvicorn_server", lambda *args: Stopped())
+    try:
+        serve(ServeConfig(scorers=[{"name": "pixels"}], port=0))
+    finally:
+        gc.unfreeze()
+    assert frozen[0] > 10_000
 
 
 def test_the_samples_of_the_documentation_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
