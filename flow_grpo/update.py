@@ -26,8 +26,8 @@ from flow_grpo.policy.base import Condition, Policy
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
-Checked = list[tuple[Examples, torch.Tensor]]
-"""Micro-batches of an update and which of their losses are finite, bool [E] each."""
+Checked = list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]
+"""Of each micro-batch of an update: prompt rows, sigmas, and which losses are finite, bool, all [E]."""
 
 
 class Updater:
@@ -124,10 +124,7 @@ class Updater:
         # mean.
         count = len(part)
         if self.old is None and not self.config.regularizer.needs_reference:
-            live = (part.advantage != 0).nonzero().flatten()
-            # On transitions an example without advantage and regulariser has no gradient. One is kept, since
-            # every process has to take part in the reduction of gradients.
-            part = part.take(live if len(live) else torch.arange(1, device=part.x.device))
+            part = self._live(part)
         pieces = list(part.chunks(self.config.optimizer.pairs))
         checked: Checked = []
         for piece in pieces:
@@ -136,18 +133,28 @@ class Updater:
                 velocity = self.policy.velocity(piece.x, piece.sigma, condition.take(piece.row))
                 values, metrics = objective(velocity, piece, self.config, on_policy)
                 self.accelerator.backward(values.sum() / count)
-            checked.append((piece, values.detach().isfinite()))
+            checked.append((piece.row, piece.sigma, values.detach().isfinite()))
             for name, value in {"loss": values, **metrics}.items():
                 pair = torch.stack([value.detach().sum(), value.new_tensor(len(piece))])
                 sums[name] = sums[name] + pair if name in sums else pair
         return checked
+
+    def _live(self, part: Examples) -> Examples:
+        """The examples with an advantage: on transitions, without a regulariser, others have no gradient.
+
+        Every process keeps as many, some without advantage if need be and at least one: all have to take part
+        in the reduction of gradients and, with sharded weights, in every forward pass.
+        """
+        dead = part.advantage == 0
+        count = max(1, *gather([int((~dead).sum())]))
+        return part.take(dead.byte().argsort(stable=True)[:count])
 
     def _step(self, number: int, checked: Checked) -> float:
         """The optimizer step of update `number`; returns the gradient's norm before clipping."""
         parameters = self.policy.trainable
         clip = self.config.optimizer.grad_clip
         norm = torch.as_tensor(self.accelerator.clip_grad_norm_(parameters.values(), clip))
-        right = torch.stack([norm.isfinite(), *(finite.all() for _, finite in checked)]).all()
+        right = torch.stack([norm.isfinite(), *(finite.all() for _, _, finite in checked)]).all()
         # All processes stop or none: one that went on alone would wait for the others forever.
         wrong = self.accelerator.reduce((~right).float(), reduction="sum")
         size, failures = torch.stack([norm.float(), wrong]).tolist()  # the update's one wait for the device
@@ -170,14 +177,13 @@ class Updater:
 
     def _where(self, checked: Checked) -> str | None:
         """Which examples of this process have no finite loss; None if all have one."""
-        for place, (piece, finite) in enumerate(checked, start=1):
+        for place, (row, sigma, finite) in enumerate(checked, start=1):
             if not finite.all():
-                bad = piece.take((~finite).nonzero().flatten())
-                sigmas = ", ".join(f"{sigma:.4g}" for sigma in sorted(set(bad.sigma.tolist())))
+                rows, sigmas = (sorted(set(values[~finite].tolist())) for values in (row, sigma))
                 return (
-                    f"the loss is not finite for prompt rows {sorted(set(bad.row.tolist()))} of process "
-                    f"{self.accelerator.process_index} at sigma {sigmas}, micro-batch {place} of "
-                    f"{len(checked)}"
+                    f"the loss is not finite for prompt rows {rows} of process "
+                    f"{self.accelerator.process_index} at sigma "
+                    f"{', '.join(f'{value:.4g}' for value in sigmas)}, micro-batch {place} of {len(checked)}"
                 )
         return None
 

@@ -142,6 +142,25 @@ def test_leaving_out_examples_without_advantage_changes_nothing(arguments):
         torch.testing.assert_close(value, ends[1][name], rtol=0, atol=3e-5)
 
 
+def test_every_process_evaluates_as_many_examples_as_the_one_with_most(arguments, monkeypatch):
+    """4 of 12 have an advantage here, 9 in another process: with sharded weights forwards are collective."""
+    ends = []
+    for elsewhere in ([], [9]):
+        with monkeypatch.context() as patch:
+            patch.setattr("flow_grpo.update.gather", lambda own, other=elsewhere: [*own, *other])
+            setting, evaluated = Setting(arguments, **{"optimizer.micro_batch": 2}), []
+            velocity = setting.policy.velocity
+            setting.policy.velocity = lambda x, *rest, v=velocity, e=evaluated: (
+                e.append(len(x)),
+                v(x, *rest),
+            )[1]
+            setting.update([0.0, 1.0, 0.0, -1.0, 0.0, 0.0])
+            ends.append((evaluated, setting.weights()))
+    assert ends[0][0] == [2, 2] and ends[1][0] == [2, 2, 2, 2, 1]
+    for name, value in ends[0][1].items():
+        torch.testing.assert_close(value, ends[1][1][name], rtol=0, atol=3e-5)
+
+
 def test_an_update_without_any_advantage_still_steps(arguments):
     setting = Setting(arguments)
     before = setting.weights()
