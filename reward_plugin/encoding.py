@@ -15,8 +15,9 @@ import numpy as np
 
 from reward_plugin.errors import BadImage
 from reward_plugin.images import MAX_PIXELS, to_array, to_png
+from reward_plugin.multipart import head
 from reward_plugin.types import ImageLike
-from reward_plugin.wire import VERSION
+from reward_plugin.wire import NPY, VERSION
 
 Buffer: TypeAlias = bytes | memoryview
 
@@ -98,11 +99,11 @@ class Body:
         boundary = secrets.token_hex(16)  # 128 random bits do not occur in the pictures
         self.id = boundary[:16]
         request = json.dumps({"version": VERSION, "id": self.id, "prompts": prompts}).encode()
-        self._pieces: list[Buffer] = [_head(boundary, 'name="request"', "application/json") + request]
+        self._pieces: list[Buffer] = [head(boundary, "request", "application/json") + request]
         for number, picture in enumerate(pictures):
-            kind = "application/x-npy" if picture.head else "application/octet-stream"
-            head = _head(boundary, f'name="images"; filename="{number}"', kind)
-            self._pieces += [b"\r\n" + head + picture.head, picture.content]
+            kind = NPY if picture.head else "application/octet-stream"
+            before = head(boundary, "images", kind, str(number)) + picture.head
+            self._pieces += [b"\r\n" + before, picture.content]
         self._pieces.append(f"\r\n--{boundary}--\r\n".encode())
         self.headers = {
             "Content-Type": f"multipart/form-data; boundary={boundary}",
@@ -114,10 +115,6 @@ class Body:
         for piece in self._pieces:
             for start in range(0, len(piece), CHUNK):
                 yield bytes(memoryview(piece)[start : start + CHUNK])
-
-
-def _head(boundary: str, names: str, kind: str) -> bytes:
-    return f"--{boundary}\r\nContent-Disposition: form-data; {names}\r\nContent-Type: {kind}\r\n\r\n".encode()
 
 
 def _is_plain(array: np.ndarray) -> bool:

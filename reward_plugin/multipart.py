@@ -36,14 +36,21 @@ def join(parts: Iterable[Part]) -> tuple[str, bytes]:
     boundary = secrets.token_hex(16)  # 128 random bits do not occur in the pictures
     pieces: list[bytes | memoryview] = []
     for part in parts:
-        disposition = f'form-data; name="{part.name}"' + (
-            f'; filename="{part.filename}"' if part.filename else ""
-        )
-        head = (
-            f"--{boundary}\r\nContent-Disposition: {disposition}\r\nContent-Type: {part.content_type}\r\n\r\n"
-        )
-        pieces += [head.encode(), part.content, b"\r\n"]
+        pieces += [head(boundary, part.name, part.content_type, part.filename), part.content, b"\r\n"]
     return f"multipart/form-data; boundary={boundary}", b"".join([*pieces, f"--{boundary}--\r\n".encode()])
+
+
+def head(boundary: str, name: str, content_type: str, filename: str | None = None) -> bytes:
+    """What comes before the content of a part, the boundary included."""
+    names = f'name="{name}"' + (f'; filename="{filename}"' if filename else "")
+    lines = (
+        f"--{boundary}",
+        f"Content-Disposition: form-data; {names}",
+        f"Content-Type: {content_type}",
+        "",
+        "",
+    )
+    return "\r\n".join(lines).encode()
 
 
 def split(content_type: str, body: bytes | bytearray) -> list[Part]:
