@@ -3,11 +3,15 @@
 import base64
 import gzip
 import hmac
+import io
+import os
+import pickle
 import secrets
 import threading
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -81,6 +85,29 @@ def test_an_unreadable_picture_is_a_null_row_with_its_reason(server: TestClient)
     assert answer["values"] == [[1.0, 2.0], [None, None], [None, None]]
     assert answer["errors"][0] is None and "not one of PNG" in answer["errors"][1]
     assert "30x40 is more than 1000 pixels" in answer["errors"][2]
+
+
+class Trap:
+    """Unpickling one makes a folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.mkdir, (str(self.folder),)
+
+
+def test_nothing_is_unpickled(server: TestClient, tmp_path: Path):
+    trap, file = Trap(tmp_path / "sprung"), io.BytesIO()
+    np.save(file, np.array([trap, trap, trap]).reshape(1, 1, 3), allow_pickle=True)
+    answer = post(server, file.getvalue(), pickle.dumps(trap), scorers=("channels",)).json()
+    assert answer["values"] == [[None, None]] * 2 and "it must be uint8" in answer["errors"][0]
+    assert server.post("/", content=pickle.dumps(trap)).status_code == 415
+    assert server.post("/compute", content=pickle.dumps(trap)).status_code == 415
+    assert not trap.folder.exists()
+    file.seek(0)
+    np.load(file, allow_pickle=True)
+    assert trap.folder.exists()
 
 
 def test_the_list_of_scorers_tells_dimensions_ranges_and_limits(server: TestClient):
