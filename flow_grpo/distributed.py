@@ -28,12 +28,15 @@ def connect(config: TrainConfig) -> Accelerator:
     A process that ends takes the others with it: the launcher sees to that. One that hangs is given up after
     a time that covers every wait allowed to it. The libraries' default, 10 minutes on GPUs, would end a run
     that still waits for a reward server with the patience it was told to have.
+
+    Raises:
+        ValueError: The launch asks for a model that is split over processes.
     """
     from accelerate import Accelerator
     from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs
 
     patience = config.reward.ready_timeout + config.reward.max_outage + LAG
-    return Accelerator(
+    accelerator = Accelerator(
         cpu=not torch.accelerator.is_available(),  # else accelerate does not connect processes on the CPU
         mixed_precision="no",  # model.dtype says what is computed in what
         log_with="wandb" if config.log.wandb else None,
@@ -44,6 +47,30 @@ def connect(config: TrainConfig) -> Accelerator:
             DistributedDataParallelKwargs(broadcast_buffers=False),
         ],
     )
+    check_whole(accelerator.distributed_type.value)
+    return accelerator
+
+
+def check_whole(kind: str) -> None:
+    """Refuse a launch under which processes do not each hold the whole model.
+
+    With FSDP or tensor parallelism each forward pass is a conversation of all processes, and here they make
+    different numbers of them and may drop an iteration apart from each other: such a run would hang. And
+    DeepSpeed takes optimizer steps by itself, where this trainer takes them once for each update.
+
+    Args:
+        kind: Value of accelerate's DistributedType.
+
+    Raises:
+        ValueError: Naming the kind and what to use.
+    """
+    if kind in ("FSDP", "DEEPSPEED", "MEGATRON_LM", "XLA"):
+        raise ValueError(
+            f"accelerate's distributed_type is {kind}: every process has to hold the whole model; use "
+            f"MULTI_GPU (configs/accelerate/). To save memory: model.text_cache, "
+            f"model.gradient_checkpointing, a smaller optimizer.micro_batch. Only adapters have gradients and "
+            f"optimizer states, 4 GB for rank 64."
+        )
 
 
 def agreed(produce: Callable[[], T]) -> T:
