@@ -37,7 +37,10 @@ class Nodes:
             RuntimeError: a node did not start; with what it said.
         """
         os.environ.update(
-            RAY_AUTH_MODE="token", RAY_AUTH_TOKEN=secrets.token_hex(32), RAY_USAGE_STATS_ENABLED="0"
+            RAY_AUTH_MODE="token",
+            RAY_AUTH_TOKEN=secrets.token_hex(32),
+            RAY_USAGE_STATS_ENABLED="0",
+            RAY_worker_niceness="0",  # 15 otherwise: on a busy machine, replicas would start after minutes
         )
         with socket.create_server(("127.0.0.1", 0)) as free:
             port = free.getsockname()[1]

@@ -120,6 +120,19 @@ def test_a_replica_that_cannot_score_does_not_start(monkeypatch: pytest.MonkeyPa
         Replica({"name": "broken"}, room=2, coalesce=0, stuck_after=60)
 
 
+class Blind(ChannelMeans):
+    """A scorer that has no score for any picture."""
+
+    def score(self, images: Any, prompts: Any = None) -> ScoreTable:
+        return ScoreTable.computed(self.dimensions, []).scatter(["nothing to be seen"] * len(images))
+
+
+def test_a_replica_whose_first_score_is_missing_does_not_start(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setitem(SCORERS, "channels", Blind)
+    with pytest.raises(ScorerFailed, match="the warm-up score failed: nothing to be seen"):
+        Replica({"name": "channels"}, room=2, coalesce=0, stuck_after=60)
+
+
 class Breakable(ChannelMeans):
     broken = False
 
