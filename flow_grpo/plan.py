@@ -109,11 +109,11 @@ def describe(
         "updates": f"{update.updates_per_rollout} an iteration, "
         f"each of {_micro_batches(config, plan, processes)} on {processes} processes",
         "reward": f"{weights}, from {config.reward.url or 'scorers in this process'}",
-        "cost": f"{plan.pflop:.3g} PFLOP an iteration, {plan.pflop / plan.images:.3g} an image "
+        "cost": f"{_figure(plan.pflop)} PFLOP an iteration, {_figure(plan.pflop / plan.images)} an image "
         f"(VAE, text encoders, reward model and validation not counted)",
         "memory": f"about {total:.3g} GiB a process: {parts} (decoding not counted)",
         "the run": f"{config.iterations:,} iterations, {plan.optimizer_steps:,} optimizer steps, "
-        f"{plan.images * config.iterations:,} images, {plan.pflop * config.iterations:,.3g} PFLOP",
+        f"{plan.images * config.iterations:,} images, {_figure(plan.pflop * config.iterations)} PFLOP",
     }
     if gpu is not None:
         lines["time"] = _time(plan, config, processes, gpu, mfu)
@@ -193,11 +193,17 @@ def _time(plan: Plan, config: TrainConfig, processes: int, gpu: str, mfu: float)
     fits = f"fits its {there:.0f} GiB" if need <= there else f"does NOT fit its {there:.0f} GiB"
     rate = "" if config.model.dtype != "float32" else "; model.dtype float32 is several times slower"
     return (
-        f"{seconds:.3g} s an iteration and {plan.images / seconds:.3g} images/s on {processes} x {gpu}, "
-        f"assuming {mfu:.0%} of {card.tflops:g} TFLOP/s (dense bf16 peak{rate}); {fits}"
+        f"{_figure(seconds)} s an iteration and {_figure(plan.images / seconds)} images/s "
+        f"on {processes} x {gpu}, assuming {mfu:.0%} of {card.tflops:g} TFLOP/s "
+        f"(dense bf16 peak{rate}); {fits}"
     )
 
 
 def _number(value: float) -> str:
     """A count, with decimals only where it is a mean of different ones."""
     return f"{value:,.0f}" if abs(value - round(value)) < 1e-9 else f"{value:,.1f}"
+
+
+def _figure(value: float) -> str:
+    """Three digits, or as many as the number has before its point."""
+    return f"{value:,.0f}" if value >= 1000 else f"{value:.3g}"
