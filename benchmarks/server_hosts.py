@@ -1,7 +1,7 @@
 """Server and client as on two machines: no loopback, a token, TLS, and a cable that is cut for a while.
 
-    sudo python -m benchmarks.server_hosts                # 30 s, the link is down for 5 of them
-    sudo python -m benchmarks.server_hosts --cut 90       # longer than the server waits for a request (60 s)
+    python -m benchmarks.server_hosts                # 30 s, the link is down for 5 of them
+    python -m benchmarks.server_hosts --cut 90       # longer than the server waits for a request (60 s)
 
 Makes two network namespaces of this machine with one link between them, and removes them again; nothing else
 can be reached from them. Linux with iproute2, as root; needs trustme (`pip install -e '.[dev]'`). Prints a

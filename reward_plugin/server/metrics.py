@@ -40,6 +40,13 @@ class Metrics:
             ("outcome",),
             registry=registry,
         )
+        # at zero from the start: of a counter that begins with its first event, Prometheus sees no increase
+        for kind in ("scorer_failed", "internal", "token", "busy"):
+            self.errors.labels(kind)
+        for outcome in ("scored", "missing"):
+            self.images.labels(outcome)
+        for status in ("200", "503"):
+            self.requests.labels("/v1/score", status)
         self.waiting = Histogram(
             "reward_waiting_seconds",
             "Seconds before a request was scored.",

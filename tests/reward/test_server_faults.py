@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
+from prometheus_client import generate_latest
 
 from benchmarks import server_load, server_soak
 from benchmarks.server_bodies import KINDS, draw_case
@@ -26,6 +27,7 @@ from benchmarks.server_stamp import blank, expected, prompt_of, stamp
 from benchmarks.server_worker import Work
 from reward_plugin.client import RewardClient
 from reward_plugin.serve import ServeConfig
+from reward_plugin.server.metrics import Metrics
 
 ROOT = Path(__file__).parents[2]
 
@@ -125,6 +127,11 @@ def test_the_operators_page_names_what_there_is(server: Server):
     there, alerts = server.get("/metrics")[1], (ROOT / "docs/server_alerts.yaml").read_text(encoding="utf-8")
     named = set(re.findall(r"\breward_[a-z_]+|\bprocess_[a-z_]+", page + alerts)) - {"reward_plugin"}
     assert len(named) > 8 and {name for name in named if name not in there} == set()
+    asked = re.findall(r'(\w+)=~?"([\w|/]+)"', alerts)
+    fresh = generate_latest(Metrics(lambda: 0, lambda: 0, lambda: 0).registry).decode()
+    for label, values in asked:
+        for value in values.split("|"):  # from the start, or the first event would not show as an increase
+            assert label == "job" or f'{label}="{value}"' in fresh
     rules = [rule["alert"] for rule in yaml.safe_load(alerts)["groups"][0]["rules"]]
     assert rules == re.findall(r"^\| `(Rewards\w+)` \|", page, flags=re.MULTILINE)
     defaults = ServeConfig()
