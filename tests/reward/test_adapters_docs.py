@@ -1,8 +1,9 @@
-"""The snippets of docs/adapters.md, run as they stand there against a server that listens on a real port."""
+"""The snippets of docs/adapters.md and docs/client.md as they stand there, with a server on a real port."""
 
 import asyncio
 import base64
 import importlib
+import inspect
 import re
 import subprocess
 import sys
@@ -22,7 +23,9 @@ import uvicorn
 import yaml
 
 from reward_plugin.app import build_app
+from reward_plugin.client import RewardClient
 from reward_plugin.images import to_png, to_rgb_each
+from reward_plugin.retry import Backoff
 from reward_plugin.types import ImageLike, ScoreTable
 from tests.reward.helpers import plain
 
@@ -149,6 +152,26 @@ def test_notebooks(address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     (code,) = snippets("Notebooks", "python", address)
     scores = run(code).scores
     assert [(row["picture"], row["reward"]) for row in scores] == [("one.png", 15), ("two.png", 15)]
+
+
+def test_the_client(address: str):
+    page = (ROOT / "docs/client.md").read_text(encoding="utf-8")
+    (code,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    for written in ("http://a:8100", "http://b:8100"):
+        assert written in code
+        code = code.replace(written, address)
+    done = run(code, images=[plain(10, 0), b"no picture"], prompts=["a", "b"])
+    for table in (done.table, done.quick):
+        assert table.values[0].tolist() == [10, 20, 30] and np.isnan(table.values[1]).all()
+        assert table.errors[0] is None and "not one of PNG" in table.errors[1]
+
+
+def test_what_the_page_of_the_client_says_are_its_defaults():
+    page = (ROOT / "docs/client.md").read_text(encoding="utf-8")
+    defaults = {name: one.default for name, one in inspect.signature(RewardClient).parameters.items()}
+    assert f"the last {defaults['cache_items']} scores" in page
+    assert f"`reward.max_outage` (seconds, {defaults['max_outage']:.0f} by default)" in page
+    assert f"0.25, 0.5, ... {Backoff().longest:.0f} s" in page and Backoff().first == 0.25
 
 
 def test_the_adapters_load_beside_a_trainer_that_has_nothing_of_ours():
