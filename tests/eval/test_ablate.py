@@ -13,7 +13,7 @@ import scipy.stats
 import yaml
 
 from eval.__main__ import main
-from eval.ablate_config import AblateConfig, chosen, expand, override
+from eval.ablate_config import AblateConfig, chosen, expand, override, read_mapping
 from eval.ablate_runs import Busy, RunFailed, State, Workshop, locked, state_of, write_state
 from eval.ablate_server import reward_server
 from eval.ablate_table import as_csv, as_markdown, estimate, summarise
@@ -221,11 +221,21 @@ def test_tables_say_what_was_measured_and_what_was_not():
     assert table[3]["state"] == "failed" and table[0]["adherence/tuned_mean"] == ""
 
 
-def test_the_labs_matrix_is_valid():
-    from eval.ablate_config import read_mapping
+def test_every_variant_of_the_lab_is_a_valid_configuration(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    values = read_mapping("configs/lab/matrix.yaml")
+    assert len(values["seeds"]) >= 3 and set(values["axes"]["reward"]) == {"unipercept", "naive"}
+    values["axes"]["reward"] = {"naive": values["axes"]["reward"]["naive"]}  # once each is enough
+    runs = expand(AblateConfig(**{**values, "seeds": [0], "skip": []}))
+    assert [run.variants["remedy"] for run in runs] == list(values["axes"]["remedy"])
+    assert len({run.identity for run in runs}) == len(runs)
 
-    values = read_mapping(str(ROOT / "configs" / "lab" / "matrix.yaml"))
-    assert len(values["seeds"]) >= 3
+
+def test_the_example_in_the_docs_is_valid(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    text = (ROOT / "docs" / "lab.md").read_text()
+    example = yaml.safe_load(text.split("```yaml\n")[1].split("```")[0])
+    assert len(expand(AblateConfig(**example))) == 12
 
 
 def test_the_bases_pictures_are_linked_from_a_finished_run(files):
