@@ -23,8 +23,6 @@ async def read_request(request: Request, limits: Limits, budget: Budget) -> Scor
     content_type = request.headers.get("content-type", "")
     kind = media_type(content_type)
     try:
-        if (coding := request.headers.get("content-encoding", "identity")) != "identity":
-            raise ProtocolError(f"content encoding {coding[:80]!r}; send the body as it is")
         if kind == "application/json":
             body = await read_bytes(request, limits, budget, most=MAX_JSON)
             batch = await asyncio.to_thread(decode_json, body)
@@ -64,9 +62,11 @@ async def read_bytes(
     Raises:
         RequestFailed: 408, it took too long.
         TooLarge: it has too many bytes, or the reader says so.
-        ProtocolError: the reader says so.
+        ProtocolError: it is compressed, or the reader says so.
         Full: there is no room for it.
     """
+    if (coding := request.headers.get("content-encoding", "identity").lower()) != "identity":
+        raise ProtocolError(f"content encoding {coding[:80]!r}; send the body as it is")
     most = min(limits.max_bytes, most or limits.max_bytes)
     declared = int(request.headers.get("content-length") or 0)
     if declared > most:

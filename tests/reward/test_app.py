@@ -132,8 +132,9 @@ def test_whole_requests_that_are_refused(server: TestClient):
     assert malformed.status_code == 400 and "not valid JSON" in error_of(malformed)
     unknown = post(server, small, scorers=("hps",))
     zipped = {"Content-Type": "application/json", "Content-Encoding": "gzip"}
-    refused = server.post("/v1/score", content=gzip.compress(b'{"images": []}'), headers=zipped)
-    assert refused.status_code == 400 and "send the body as it is" in error_of(refused)
+    for path in ("/v1/score", "/compute"):
+        refused = server.post(path, content=gzip.compress(b'{"images": []}'), headers=zipped)
+        assert refused.status_code == 400 and "send the body as it is" in error_of(refused)
     assert unknown.status_code == 404 and "no scorer 'hps' here; there are channels, letters" in error_of(
         unknown
     )
