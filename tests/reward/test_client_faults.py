@@ -150,7 +150,7 @@ def test_a_deadline_ends_the_waits_between_attempts():
     with Unreliable((503, {"Retry-After": "100"})) as busy:
         with RewardClient(busy.url, max_outage=300, concurrency=1) as client:
             with pytest.raises(ServerUnavailable, match=LATE):
-                client.score([plain(0, 0)], deadline=0.5)
+                client.submit([plain(0, 0)], deadline=0.5).result(60)
             assert client._session._requests.submit(len, "abc").result(60) == 3
 
 
