@@ -177,7 +177,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     nodes = Nodes(options.nodes) if options.nodes > 1 else None
     try:
         ray = RayOptions(
-            address=nodes and nodes.address,
+            address=nodes.address if nodes else None,
             name=f"faults-{uuid.uuid4().hex[:8]}",
             num_replicas=options.replicas,
             num_cpus=0.1,

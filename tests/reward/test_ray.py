@@ -211,10 +211,13 @@ def test_waiting_requests_of_a_replica_are_joined(monkeypatch: pytest.MonkeyPatc
             asked.append(asyncio.ensure_future(replica.score(job(picture(seed)))))
             await asyncio.sleep(0.2)  # the first is scored, the second decoded, the others wait
         scorer.go.set()
-        answers = [answer for answer, _ in await asyncio.gather(*asked)]
+        answers: list[Any] = [answer for answer, _ in await asyncio.gather(*asked)]
         assert scorer.batches == [1, 1, 1, 3]  # the warm-up first
-        alone = [Replica({"name": "channels"}, 8, 0, 60).score(job(picture(seed))) for seed in range(5)]
-        assert all(same(a, b) for a, (b, _) in zip(answers, await asyncio.gather(*alone), strict=True))
+        others: list[Any] = [
+            Replica({"name": "channels"}, 8, 0, 60).score(job(picture(seed))) for seed in range(5)
+        ]
+        alone: list[Any] = [answer for answer, _ in await asyncio.gather(*others)]
+        assert all(same(a, b) for a, b in zip(answers, alone, strict=True))
 
     asyncio.run(use())
 

@@ -133,7 +133,7 @@ def test_the_application_answers_alike(engine: RayEngine):
 
 
 def test_all_that_a_request_says_reaches_the_replica(engine: RayEngine):
-    halves = np.repeat(np.uint8([10, 10, 30, 30]), 3).reshape(1, 4, 3).repeat(4, axis=0)
+    halves = np.repeat(np.array([10, 10, 30, 30], np.uint8), 3).reshape(1, 4, 3).repeat(4, axis=0)
     exif = Image.Exif()
     exif[0x0112] = 6  # a quarter turn: 10 above 30, rather than 10 left of it
     file = io.BytesIO()
