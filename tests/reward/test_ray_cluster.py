@@ -202,7 +202,7 @@ def test_past_the_bound_a_request_is_sent_away_and_the_others_are_answered(servi
             asked = [asyncio.ensure_future(post(app, level)) for level in range(8)]
             while service.engine.jobs < 8:
                 await asyncio.sleep(0.01)
-            refused = await post(app, 100)
+            refused = await asyncio.wait_for(post(app, 100), PATIENCE)
         return refused, await asyncio.gather(*asked)
 
     refused, answers = asyncio.run(flood())
