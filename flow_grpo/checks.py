@@ -170,7 +170,8 @@ def _check_reward(config: TrainConfig) -> None:
             ramp,
             "must have a finite start and 0 <= begin < end, in iterations",
         )
-    silent = [i for i in range(config.iterations) if not any(reward.weights_at(i).values())]
+    ramped = range(config.iterations if reward.ramps else 0)
+    silent = [iteration for iteration in ramped if not any(reward.weights_at(iteration).values())]
     _require(
         not silent,
         "reward.ramps",

@@ -2,7 +2,7 @@
 
 DanceGRPO's best-of-N (arXiv 2505.07818): advantages are those of the whole group, whose mean and standard
 deviation they came from; then only the members at both ends are trained on. What is left out costs no forward
-or backward pass, unless a regulariser needs the reference model: it holds on every picture.
+or backward pass, neither of the policy nor of the reference.
 
 Shapes: N samples of the whole batch, G groups of this process, M members.
 """
@@ -33,34 +33,33 @@ def select(
     return kept
 
 
-def deal(values: torch.Tensor, updates: int) -> torch.Tensor:
-    """Which update trains on each member: int [G, M]; each gets as many of every group, and of those chosen.
+def deal(values: torch.Tensor, updates: int, keep: int) -> torch.Tensor:
+    """Which update trains on each member: int [G, M], -1 where none does; each has as many of every group.
 
     The chosen ones are dealt by rank, the best from the first update on and the worst from the last one back:
     with two of each and two updates, one takes the best and the second worst, the other the second best and
-    the worst. The others fill up.
+    the worst. A group with fewer chosen ones is filled up with others, whose advantage is 0, so that every
+    process has as many examples.
 
     Args:
         values: Advantages [G, M]; those that are 0 were not chosen.
-        updates: Divides M.
+        updates: Divides `keep`.
+        keep: Members of each group that are trained on, at least as many as were chosen.
     """
-    rows = [_deal_group(row.tolist(), updates) for row in values]
+    rows = [_deal_group(row.tolist(), updates, keep // updates) for row in values]
     return torch.tensor(rows, dtype=torch.int64, device=values.device).view(values.shape)
 
 
-def _deal_group(values: list[float], updates: int) -> list[int]:
-    share = [-1] * len(values)
-    free = [len(values) // updates] * updates
+def _deal_group(values: list[float], updates: int, each: int) -> list[int]:
+    share, free = [-1] * len(values), [each] * updates
     order = sorted(range(len(values)), key=lambda member: -values[member])
     best = [member for member in order if values[member] > 0]
     worst = [member for member in reversed(order) if values[member] < 0]
-    dealt = [(member, rank % updates) for rank, member in enumerate(best)]
-    dealt += [(member, updates - 1 - rank % updates) for rank, member in enumerate(worst)]
-    for member, wanted in dealt:
-        share[member] = wanted if free[wanted] else max(range(updates), key=free.__getitem__)
+    others = [member for member, value in enumerate(values) if value == 0]
+    wishes = [(member, rank % updates) for rank, member in enumerate(best)]
+    wishes += [(member, updates - 1 - rank % updates) for rank, member in enumerate(worst)]
+    wishes += [(member, 0) for member in others[: each * updates - len(wishes)]]
+    for member, wish in wishes:
+        share[member] = wish if free[wish] else max(range(updates), key=free.__getitem__)
         free[share[member]] -= 1
-    for member in range(len(values)):
-        if share[member] < 0:
-            share[member] = next(number for number in range(updates) if free[number])
-            free[share[member]] -= 1
     return share

@@ -172,7 +172,8 @@ def examples_of(run: Run, made: Rollout, gains: Advantages, accelerator: Acceler
     updates, size = config.optimizer.updates_per_rollout, config.prompts.group_size
     share = torch.tensor([item.member * updates // size for item in made.items], device=device)
     if config.advantage.selects:
-        share = deal(mine.view(-1, size), updates).flatten().to(device)
+        kept = config.advantage.keep_best + config.advantage.keep_worst
+        share = deal(mine.view(-1, size), updates, kept).flatten().to(device)
     sigmas, rows = run.policy.sigmas(config.sampler.num_steps), [item.row for item in made.items]
     assigned = torch.tensor(rows, device=device), share, mine.to(device)
     if ALGORITHMS[config.algorithm].Config.needs_trajectory:

@@ -5,8 +5,8 @@ import json
 import pytest
 import torch
 
-import flow_grpo.update
 from flow_grpo.advantage import AdvantageConfig, advantages
+from flow_grpo.policy.flux import FluxPolicy
 from flow_grpo.selection import deal
 from flow_grpo.train import main
 
@@ -39,41 +39,46 @@ def test_members_are_ranked_before_their_advantages_are_clipped():
     assert values[31] == 1.0 and values[30] == 0.0
 
 
-def test_every_update_gets_equally_many_of_each_group_and_of_the_chosen():
+def test_every_update_gets_equally_many_of_each_group_and_of_both_ends():
     values = torch.tensor(
         [[3.0, 0.0, 0.0, 2.0, -3.0, 0.0, -2.0, 0.0], [0.0, 9.0, 0.0, 0.0, 0.0, 0.0, 0.0, -9.0]]
     )
-    share = deal(values, 2)
-    assert share[0, [0, 6]].tolist() == [0, 0] and share[0, [3, 4]].tolist() == [1, 1]
-    assert share[1, 1] != share[1, 7]
-    assert all(row.bincount(minlength=2).tolist() == [4, 4] for row in share)
+    share = deal(values, 2, 4)
+    assert share[0].tolist() == [0, -1, -1, 1, 1, -1, 0, -1]
+    # A group with too few to choose from is filled up: every process has as many examples.
+    assert share[1].tolist() == [0, 0, 1, -1, -1, -1, -1, 1]
 
 
 @pytest.mark.parametrize(("best", "worst"), [(3, 1), (1, 3), (4, 0), (2, 2)])
 def test_uneven_ends_are_dealt_evenly_as_well(best, worst):
     row = [float(value) for value in [*range(1, best + 1), *range(-worst, 0)]] + [0.0] * 4
-    share = deal(torch.tensor([row]), 2)[0]
+    share = deal(torch.tensor([row]), 2, 4)[0]
     assert share[: best + worst].bincount(minlength=2).tolist() == [2, 2]
-    assert share.bincount(minlength=2).tolist() == [4, 4]
+    assert share[best + worst :].tolist() == [-1] * 4
 
 
-def test_a_group_without_signal_is_dealt_by_member():
-    assert deal(torch.zeros(1, 4), 2).tolist() == [[0, 0, 1, 1]]
+def test_a_group_without_signal_gives_as_many_examples_as_the_others():
+    assert deal(torch.zeros(1, 4), 2, 2).tolist() == [[0, 1, -1, -1]]
 
 
-def test_members_left_out_cost_no_forward_pass(arguments, tmp_path, monkeypatch):
+@pytest.mark.parametrize("kl_weight", [0.0, 0.1])
+def test_members_left_out_cost_no_forward_pass(arguments, tmp_path, monkeypatch, kl_weight):
     """Two prompts x 4 members x 2 steps; of each group one best and one worst are trained on."""
     seen: list[int] = []
-    original = flow_grpo.update.Updater._loss
+    original = FluxPolicy.velocity
 
-    def counted(self, part, *rest):
-        seen.append(len(part))
-        return original(self, part, *rest)
+    def counted(self, x, *rest):
+        seen.append(len(x))
+        return original(self, x, *rest)
 
-    monkeypatch.setattr(flow_grpo.update.Updater, "_loss", counted)
+    monkeypatch.setattr(FluxPolicy, "velocity", counted)
     options = {"advantage.keep_best": 1, "advantage.keep_worst": 1, "optimizer.updates_per_rollout": 2}
+    options |= {"prompts.validation": "null", "regularizer.kl_weight": kl_weight}
     assert main(arguments(iterations=1, **options)) == 0
-    assert seen == [4, 4]  # each update: one member of each of two groups, two steps
+    sampled, trained = 4 * 8, 2 * 2 * 2  # steps x pictures; groups x members x steps
+    # A reference is one more forward pass of what is trained on.
+    assert sum(seen) == sampled + trained * (2 if kl_weight else 1)
+    assert seen[-2:] == [4, 4]  # each update: one member of each group, two steps
     row = json.loads((tmp_path / "run" / "metrics.jsonl").read_text())
     assert row["grad_norm"] > 0
 
