@@ -27,7 +27,8 @@ if TYPE_CHECKING:
 
 def info(adapter: Adapter) -> str:
     """What an adapter holds, as text."""
-    sizes = [(float((b @ a).norm()), layer) for layer, (a, b) in adapter.layers.items()]
+    # |B A|² = sum of (Bᵀ B) (A Aᵀ), elementwise: r x r numbers instead of a layer's.
+    sizes = [(float(((b.T @ b) * (a @ a.T)).sum()) ** 0.5, layer) for layer, (a, b) in adapter.layers.items()]
     largest = max(sizes)
     lines = {
         "format": adapter.kind,

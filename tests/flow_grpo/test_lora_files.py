@@ -236,5 +236,7 @@ def test_info_says_what_an_adapter_is(trained, tmp_path, capsys):
     text = capsys.readouterr().out
     count = sum(value.numel() for value in trained.trainable.values())
     assert "rank  4\n" in text and f"parameters  {count:,}\n" in text and "format  diffusers\n" in text
+    norm = sum(float((b @ a).norm()) ** 2 for a, b in read_adapter(tmp_path).layers.values()) ** 0.5
+    assert f"change  norm {norm:.4g}, the most" in text
     assert main(["info", "--lora", str(tmp_path / "nowhere")]) == 1
     assert "holds no adapter" in capsys.readouterr().err
