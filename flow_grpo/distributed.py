@@ -68,8 +68,8 @@ def check_whole(kind: str) -> None:
         raise ValueError(
             f"accelerate's distributed_type is {kind}: every process has to hold the whole model; use "
             f"MULTI_GPU (configs/accelerate/). To save memory: model.text_cache, "
-            f"model.gradient_checkpointing, a smaller optimizer.micro_batch. Only adapters have gradients and "
-            f"optimizer states, 4 GB for rank 64."
+            f"model.gradient_checkpointing, a smaller optimizer.micro_batch. Only adapters have gradients "
+            f"and optimizer states, 4 GB for rank 64."
         )
 
 
