@@ -72,7 +72,7 @@ def sample(
     """
     x, grid = x.float(), [float(sigma) for sigma in sigmas.tolist()]
     count = len(stochastic)
-    kinds: Sequence[Kind] = [kind] * count if isinstance(kind, str) else kind  # type: ignore[list-item]
+    kinds: Sequence[Kind] = [kind] * count if isinstance(kind, str) else kind
     levels = [noise_level] * count if isinstance(noise_level, float | int) else noise_level
     kept: dict[str, list[torch.Tensor]] = {"x": [], "x_next": [], "log_prob": [], "mean": []}
     position = {index: order for order, index in enumerate(stochastic)}

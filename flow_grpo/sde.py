@@ -151,6 +151,5 @@ def _selected(kind: torch.Tensor, steps: Sequence[Step]) -> Step:
 def _expand(value: torch.Tensor | float, x: torch.Tensor) -> torch.Tensor:
     """A scalar or [B] as float32 [B, 1, ...]."""
     # A number is filled in on the device: copying it there would wait for all that the device has to do.
-    number = not isinstance(value, torch.Tensor)
-    tensor = x.new_full((), value) if number else value.to(x.device, torch.float32)
+    tensor = value.to(x.device, torch.float32) if isinstance(value, torch.Tensor) else x.new_full((), value)
     return tensor.expand(x.shape[0]).reshape(-1, *[1] * (x.dim() - 1))

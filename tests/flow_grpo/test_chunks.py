@@ -28,8 +28,10 @@ WEIGHTS = {"colourfulness": 1.0}
 
 
 def load(path: Any, device: str = "cpu") -> FluxPolicy:
-    model = {"dtype": "float32", "height": 32, "width": 32, "max_sequence_length": 32}
-    return FluxPolicy(ModelConfig(str(path), lora=LoraConfig(4), **model), device)
+    model = ModelConfig(
+        str(path), dtype="float32", height=32, width=32, max_sequence_length=32, lora=LoraConfig(4)
+    )
+    return FluxPolicy(model, device)
 
 
 @pytest.fixture(scope="module")
@@ -141,20 +143,21 @@ def test_the_steps_never_wait_for_the_device(kind):
 
 
 @pytest.mark.parametrize("branch", [False, True])
-def test_a_chunk_is_sampled_and_decoded_without_waiting_for_the_device(flux_path, branch):
+def test_a_chunk_is_sampled_and_decoded_without_waiting_for_the_device(flux_path, monkeypatch, branch):
     """The real transformer and VAE, on the meta device: nothing between noise and pictures reads a value."""
     policy = load(flux_path, "meta")
     condition = Condition(
         {"tokens": torch.empty(3, 32, 16, device="meta"), "pooled": torch.empty(3, 16, device="meta")}
     )
-    policy.sigmas = lambda num_steps: torch.linspace(1, 0, num_steps + 1)  # a grid has to have values
+    # A grid has to have values.
+    monkeypatch.setattr(policy, "sigmas", lambda num_steps: torch.linspace(1, 0, num_steps + 1))
     original = policy.velocity
 
     def velocity(*inputs: Any) -> torch.Tensor:
         with NoReading():
             return original(*inputs)
 
-    policy.velocity = velocity
+    monkeypatch.setattr(policy, "velocity", velocity)
     sampler = Sampler(
         policy, PROMPTS, condition, plan(shared_noise=branch, branch=branch), training_seed(0, 0)
     )

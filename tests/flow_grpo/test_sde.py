@@ -121,7 +121,7 @@ def test_kinds_and_levels_may_differ_within_a_batch(given):
             ]
             for name, value in vars(mixed).items():
                 assert torch.equal(value, torch.cat([getattr(result, name) for result in results])), name
-        sum(result.log_prob.sum() + result.mean.sum() for result in results).backward()
+        torch.stack([result.log_prob.sum() + result.mean.sum() for result in results]).sum().backward()
         gradients.append(leaf.grad)
     assert gradients[0].isfinite().all()
     torch.testing.assert_close(*gradients, rtol=1e-6, atol=1e-8)
