@@ -68,7 +68,12 @@ class Call:
         timer = threading.Timer(max(0.0, self._ends - time.monotonic()), settle)
         timer.daemon = True
         timer.start()
-        work.add_done_callback(lambda work: (timer.cancel(), settle()))
+
+        def done(work: Future[T]) -> None:
+            timer.cancel()
+            settle()
+
+        work.add_done_callback(done)
         return outcome
 
     def late(self) -> ServerUnavailable:

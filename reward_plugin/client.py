@@ -224,8 +224,8 @@ class RewardClient:
     def __enter__(self) -> RewardClient:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, *exc: object) -> None:
-        self.close(wait=kind is None)
+    def __exit__(self, *exc: object) -> None:
+        self.close(wait=exc[0] is None)
 
     def _start(
         self, images: Sequence[ImageLike], prompts: Sequence[str] | None, call: Call

@@ -15,6 +15,7 @@ import trustme
 from starlette.testclient import TestClient
 
 from reward_plugin import connection
+from reward_plugin.address import is_local
 from reward_plugin.app import build_app
 from reward_plugin.client import RewardClient
 from reward_plugin.errors import ConfigError, ProtocolError, ServerUnavailable
@@ -134,11 +135,10 @@ def test_what_a_proxy_finds_too_large_is_sent_in_parts_and_it_is_remembered():
 @pytest.fixture
 def apps() -> Iterator[dict[str, TestClient]]:
     """Servers by host: two that are alike but for what scores, and one with other dimensions."""
-    scorers = {"one": ChannelMeans(), "two": ChannelMeans(), "letters": PromptLength()}
     with (
-        TestClient(build_app([scorers["one"]], scored_by="channels@1")) as one,
-        TestClient(build_app([scorers["two"]], scored_by="channels@2")) as two,
-        TestClient(build_app([scorers["letters"]], scored_by="letters")) as letters,
+        TestClient(build_app([ChannelMeans()], scored_by="channels@1")) as one,
+        TestClient(build_app([ChannelMeans()], scored_by="channels@2")) as two,
+        TestClient(build_app([PromptLength()], scored_by="letters")) as letters,
     ):
         yield {"one": one, "two": two, "letters": letters}
 
@@ -210,7 +210,7 @@ def test_a_secret_in_the_address_is_refused_and_not_repeated():
      ("http://10.0.0.1:1", False), ("https://gpu.example:443/rewards", False)],
 )  # fmt: skip
 def test_pictures_are_raw_only_for_this_machine(url: str, raw: bool):
-    assert connection.is_local(url) is raw
+    assert is_local(url) is raw
 
 
 @pytest.mark.parametrize(
