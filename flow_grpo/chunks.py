@@ -106,8 +106,8 @@ class Sampler:
     def locate(self, chunk: Sequence[Item]) -> NotFiniteSample:
         """Sample a chunk that was not finite again, looking at every velocity, to say where it began.
 
-        Pictures are made one by one as far as a group's steps are shared: which pictures are concerned, and
-        from which step on, does not depend on who was in the chunk.
+        Here each picture runs all of its steps, those too that its group shares, so that steps are counted
+        from the first. Where nothing is wrong the second time, all pictures of the chunk are named.
         """
         velocity = self._velocity(torch.tensor([item.row for item in chunk]))
         first: dict[int, int] = {}
