@@ -182,6 +182,7 @@ class Workshop:
 
     def _execute(self, arguments: Sequence[str], log: Path, lock: int) -> None:
         with log.open("ab") as output:
+            began = output.tell()  # former attempts stay in the log
             child = subprocess.Popen(
                 [sys.executable, *arguments],
                 env=child_environment(self.threads),
@@ -200,7 +201,7 @@ class Workshop:
             raise RunFailed("interrupted")
         if child.returncode:
             raise RunFailed(
-                f"{reason(log) or f'exit code {child.returncode}'}; the end of {log}:\n{tail(log)}"
+                f"{reason(log, began) or f'exit code {child.returncode}'}; the end of {log}:\n{tail(log)}"
             )
 
 
@@ -215,11 +216,16 @@ def child_environment(threads: int) -> dict[str, str]:
 
 def stop(child: subprocess.Popen[bytes], grace: float = 30.0) -> None:
     """End a child and all that it started, its process group: SIGTERM, after `grace` seconds SIGKILL."""
-    for number, seconds in ((signal.SIGTERM, grace), (signal.SIGKILL, None)):
-        with contextlib.suppress(ProcessLookupError):
+    for number, seconds in ((signal.SIGTERM, grace), (signal.SIGKILL, 5.0)):
+        with contextlib.suppress(ProcessLookupError):  # all of it has ended
             os.killpg(child.pid, number)
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            child.wait(seconds)
+            deadline = time.monotonic() + seconds
+            # Not only until the child ends: it is the launcher, and the trainer may be writing a checkpoint.
+            while time.monotonic() < deadline:
+                child.poll()
+                os.killpg(child.pid, 0)
+                time.sleep(0.05)
+    child.wait()
 
 
 @contextlib.contextmanager
@@ -241,9 +247,14 @@ def locked(folder: Path) -> Iterator[int]:
         os.close(descriptor)
 
 
-def reason(log: Path) -> str | None:
-    """What the trainer or the comparison said was wrong; behind it accelerate adds a traceback of its own."""
-    lines = log.read_bytes().decode(errors="replace").replace("\r", "\n").splitlines()
+def reason(log: Path, began: int) -> str | None:
+    """What the trainer or the comparison said was wrong; behind it accelerate adds a traceback of its own.
+
+    Args:
+        log: Output of all attempts.
+        began: Byte at which the last one begins.
+    """
+    lines = log.read_bytes()[began:].decode(errors="replace").replace("\r", "\n").splitlines()
     said = [line.strip() for line in lines if line.startswith(("flow_grpo.train: error:", "eval: "))]
     return said[-1] if said else None
 
