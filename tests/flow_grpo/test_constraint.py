@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -52,15 +53,15 @@ def test_a_constraint_is_one_more_weighted_dimension_unless_its_weight_is_zero()
     assert columns.tolist() == [[1, 2], [5, 6]] and weights.dtype == np.float32
 
 
-CONSTRAINED = "{sharpness: {max_relative_drop: 1.0e-5, rate: %s, base_members: 4}}"
-
-
 def test_the_first_iteration_is_the_base_and_a_broken_constraint_raises_its_weight(arguments, tmp_path):
-    """Rewarded for blur: sharpness falls, and its weight comes up."""
-    options = {"iterations": 8, "optimizer.lr": 0.05, "prompts.group_size": 8, "sampler.chunk": 16}
-    options |= {"reward.weights": "{sharpness: -1.0}", "validation.every": 99, "checkpoint.every": 99}
-    # Constrained by a dimension that falls with the reward's rise.
-    options["reward.weights"] = "{colourfulness: -1.0}"
+    """Rewarded for grey: saturation falls with it, and its weight comes up."""
+    options: dict[str, Any] = {
+        "iterations": 8,
+        "optimizer.lr": 0.05,
+        "prompts.group_size": 8,
+        "sampler.chunk": 16,
+    }
+    options |= {"reward.weights": "{colourfulness: -1.0}", "validation.every": 99, "checkpoint.every": 99}
     rule = "{saturation: {max_relative_drop: 1.0e-4, rate: 1.0e-3, base_members: 8}}"
     assert main(arguments(**options, reward__constraints=rule)) == 0
     found = rows(tmp_path / "run")
@@ -77,7 +78,12 @@ def test_the_first_iteration_is_the_base_and_a_broken_constraint_raises_its_weig
 
 def test_a_constraint_bends_the_run(arguments, tmp_path):
     """The same run with and without: what is held falls less."""
-    options = {"iterations": 12, "optimizer.lr": 0.05, "prompts.group_size": 8, "sampler.chunk": 16}
+    options: dict[str, Any] = {
+        "iterations": 12,
+        "optimizer.lr": 0.05,
+        "prompts.group_size": 8,
+        "sampler.chunk": 16,
+    }
     options |= {"optimizer.ema_decay": 0, "validation.every": 12, "checkpoint.every": 99}
     options |= {"reward.weights": "{colourfulness: -1.0}"}
     rule = "{saturation: {max_relative_drop: 1.0e-4, rate: 50, start: 50, max_weight: 500}}"

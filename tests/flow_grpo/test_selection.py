@@ -1,6 +1,7 @@
 """Best and worst of each group: who is chosen, which update gets them, and that the others cost nothing."""
 
 import json
+from typing import Any
 
 import pytest
 import torch
@@ -72,7 +73,8 @@ def test_members_left_out_cost_no_forward_pass(arguments, tmp_path, monkeypatch,
         return original(self, x, *rest)
 
     monkeypatch.setattr(FluxPolicy, "velocity", counted)
-    options = {"advantage.keep_best": 1, "advantage.keep_worst": 1, "optimizer.updates_per_rollout": 2}
+    options: dict[str, Any] = {"advantage.keep_best": 1, "advantage.keep_worst": 1}
+    options |= {"optimizer.updates_per_rollout": 2}
     options |= {"prompts.validation": "null", "regularizer.kl_weight": kl_weight}
     assert main(arguments(iterations=1, **options)) == 0
     sampled, trained = 4 * 8, 2 * 2 * 2  # steps x pictures; groups x members x steps
