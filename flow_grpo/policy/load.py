@@ -29,12 +29,12 @@ def check_model_path(path: str) -> None:
     folder = Path(path)
     if folder.is_dir() and not (folder / "model_index.json").is_file():
         raise ValueError(
-            f"model.path is {path!r}, a folder without model_index.json; give a FluxPipeline folder."
+            f"model.path is {path!r}, a folder without model_index.json; give a diffusers pipeline folder."
         )
     if not folder.is_dir() and (folder.exists() or not HUB_NAME.fullmatch(path)):
         raise ValueError(
-            f"model.path is {path!r}, and there is no such folder; give a FluxPipeline folder or a hub name "
-            f"such as black-forest-labs/FLUX.1-dev."
+            f"model.path is {path!r}, and there is no such folder; give a diffusers pipeline folder or a hub "
+            f"name such as black-forest-labs/FLUX.1-dev."
         )
 
 

@@ -111,10 +111,22 @@ def test_a_kernel_without_backward_pass_is_refused(deep, monkeypatch):
         build(deep, attention="native_math")
 
 
-def test_a_backend_that_cannot_mask_is_refused_for_models_that_mask():
-    reason = engine.trial("flex", "cpu", torch.float32, masked=True)
+def test_a_kernel_that_cannot_mask_is_refused_for_models_that_mask(monkeypatch):
+    """diffusers' flash kernels are such; here torch's own stands in, refusing a mask as they do."""
+    from diffusers.models.attention_dispatch import AttentionBackendName, _AttentionBackendRegistry
+
+    whole = _AttentionBackendRegistry._backends[AttentionBackendName._NATIVE_MATH]
+
+    def without_mask(*inputs, attn_mask=None, **options):
+        if attn_mask is not None:
+            raise ValueError("`attn_mask` is not supported.")
+        return whole(*inputs, attn_mask=None, **options)
+
+    changed = {**_AttentionBackendRegistry._backends, AttentionBackendName._NATIVE_MATH: without_mask}
+    monkeypatch.setattr(_AttentionBackendRegistry, "_backends", changed)
+    assert engine.trial("_native_math", "cpu", torch.float32) == ""
+    assert "is not supported" in engine.trial("_native_math", "cpu", torch.float32, masked=True)
     assert engine.trial("native", "cpu", torch.float32, masked=True) == ""
-    assert isinstance(reason, str)
 
 
 def test_stable_diffusion_3_has_no_other_attention(tmp_path):
