@@ -1,4 +1,4 @@
-"""Warnings of the reward client, above the progress bar: without this they would end up inside it."""
+"""Warnings, above the progress bar: without this they would end up inside it."""
 
 from __future__ import annotations
 
@@ -20,19 +20,22 @@ class _AboveBar(logging.Handler):
 
 @contextmanager
 def shown_above_bar(process: int, processes: int) -> Iterator[None]:
-    """While this lasts, what `reward_plugin` warns of is a line of its own on stderr.
+    """While this lasts, what the trainer and the reward client warn of is a line of its own on stderr.
 
     Args:
         process: This process; where there are several the line names it, because a server may be out of
             reach of one of them alone.
         processes: How many there are.
     """
-    logger, handler = logging.getLogger("reward_plugin"), _AboveBar(logging.WARNING)
+    loggers = [logging.getLogger(package) for package in ("flow_grpo", "reward_plugin")]
+    handler = _AboveBar(logging.WARNING)
     # The first process has the bar and takes it away. Another one has to leave its line by itself.
     name = f"process {process}: " if processes > 1 else ""
     handler.setFormatter(logging.Formatter("\n" * (process > 0) + name + "%(message)s"))
-    logger.addHandler(handler)
+    for logger in loggers:
+        logger.addHandler(handler)
     try:
         yield
     finally:
-        logger.removeHandler(handler)
+        for logger in loggers:
+            logger.removeHandler(handler)

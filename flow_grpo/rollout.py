@@ -180,6 +180,9 @@ def _collect(handed: Sequence[Handed[ScoreTable]], weights: Mapping[str, float])
         combined = combine(table, weights)
     except RewardError as error:
         raise ScoringFailed(str(error)) from error
+    pictures = sum(len(one.images) for one in handed)
+    if len(table) != pictures:
+        raise ScoringFailed(f"there are {len(table)} scores for {pictures} pictures")
     columns = tuple(table.dimensions.index(name) for name in combined.dimensions)
     return Scores(table.dimensions, table.values, combined.reward, columns, combined.weights, table.errors)
 

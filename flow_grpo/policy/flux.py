@@ -26,6 +26,7 @@ from flow_grpo.policy.engine import equip
 from flow_grpo.policy.load import check_model_path as check_model_path
 from flow_grpo.policy.load import load_parts, text_embeddings
 from flow_grpo.policy.lora import LoraConfig, adapters_off, add_lora, export_lora
+from flow_grpo.policy.text import warn_if_cut
 from flow_grpo.schedule import flux_sigmas, static_sigmas
 
 KIND = "FluxPipeline"
@@ -132,6 +133,7 @@ class FluxPolicy:
         return Condition({name: torch.stack([row[name] for row in rows]).to(self.device) for name in names})
 
     def _embed(self, text: str) -> Mapping[str, torch.Tensor]:
+        warn_if_cut(self._text_side.pipeline.tokenizer_2, text, self.config.max_sequence_length)
         tokens, pooled, _ = self._text_side.pipeline.encode_prompt(
             text, device=self.device, max_sequence_length=self.config.max_sequence_length
         )

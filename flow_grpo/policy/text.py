@@ -7,6 +7,7 @@ that no T5 lies on the GPU while the model trains; a run whose prompts are all o
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -135,6 +136,21 @@ class TextEmbeddings:
         if made and self.store is not None:
             self._release()
         return made
+
+
+def warn_if_cut(tokenizer: Any, text: str, limit: int) -> None:
+    """Say which prompt an encoder does not see whole.
+
+    Args:
+        tokenizer: Of the encoder, from transformers.
+        text: The prompt.
+        limit: Tokens that it is cut to, the closing one included.
+    """
+    tokens = len(tokenizer(text).input_ids)
+    if tokens > limit:
+        logging.getLogger("flow_grpo").warning(
+            f"this prompt has {tokens} tokens and is cut to model.max_sequence_length {limit}: {text!r}"
+        )
 
 
 def encode_ahead(policy: Policy, texts: Sequence[str], accelerator: Accelerator) -> None:
