@@ -284,6 +284,17 @@ def test_a_few_iterations_raise_a_synthetic_reward(arguments):
     assert min(gains.values()) > 0.5, gains
 
 
+def test_rollouts_are_sampled_by_the_old_policy(arguments, tmp_path):
+    """Where it hardly follows, the second iteration's pictures are those of a run that hardly learns."""
+    rewards = {}
+    for name, follow, rate in (("still", 1.0, 1e-9), ("held", 1.0, 0.05), ("following", 0.0, 0.05)):
+        options = {**NFT, "nft.old_rate": follow, "nft.old_limit": 0.999999, "optimizer.lr": rate}
+        assert main(arguments(run_dir=tmp_path / name, **options, **{"validation.every": 100})) == 0
+        rewards[name] = lines(tmp_path / name / "metrics.jsonl")[1]["reward"]
+    assert rewards["held"] == pytest.approx(rewards["still"], abs=1e-3)
+    assert rewards["following"] != pytest.approx(rewards["still"], abs=1e-1)
+
+
 def test_resuming_equals_an_undisturbed_run_to_the_bit(arguments, tmp_path):
     """The old policy too: it is neither the weights nor their average."""
     whole, parts = tmp_path / "whole", tmp_path / "parts"
