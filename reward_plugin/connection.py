@@ -140,7 +140,7 @@ class Connection:
             ScorerFailed: the model failed, on every server that could be asked.
         """
         call = call or Call()
-        attempts, since = 0, float("inf")
+        since = float("inf")
         broken: dict[str, ScorerFailed] = {}
         while True:
             left, started = self._check(call), time.monotonic()
@@ -161,10 +161,7 @@ class Connection:
                 continue
             if result is not None:
                 return result
-            attempts, since = attempts + 1, min(since, started)
-            # Others may well be answered: then it is this request that servers do not survive.
-            if attempts >= len(self.urls) and time.monotonic() - since > self.max_outage:
-                raise self._gone(server, time.monotonic() - since)
+            since = min(since, started)
 
     def _attempt(
         self, server: Server, started: float, method: str, path: str, body: Body | None, left: float

@@ -6,6 +6,7 @@ import time
 from datetime import UTC, datetime, timedelta, timezone
 from email.utils import format_datetime
 
+import httpx
 import numpy as np
 import pytest
 from starlette.testclient import TestClient
@@ -114,6 +115,27 @@ def test_an_outage_ends_a_large_call_once_and_not_once_for_every_request():
                 client.score(different(60))  # 30 turns of the threads
             assert time.monotonic() - started < 15
         assert len(server.times) < 10
+
+
+def test_a_request_that_servers_do_not_survive_is_given_up_on_though_others_are_answered(
+    channels: ChannelMeans,
+):
+    class Fragile(InMemory):
+        def handle_request(self, request: httpx.Request) -> httpx.Response:
+            if b"kills it" in request.read():
+                raise httpx.ReadError("the connection is gone")
+            return super().handle_request(request)
+
+    with TestClient(build_app([channels])) as app:
+        with RewardClient(["http://a", "http://b"], max_outage=1, transport=Fragile(app)) as client:
+            deadly = client.submit([plain(0, 0)], ["kills it"])
+            number = 0
+            while not deadly.done():
+                number += 1
+                assert client.score([plain(number % 256, number // 256)], ["a"], 60).errors == (None,)
+            with pytest.raises(ServerUnavailable, match="the connection is gone"):
+                deadly.result()
+            assert number > 1
 
 
 def test_a_live_server_takes_over_and_the_dead_one_is_left_alone(caplog: pytest.LogCaptureFixture):
