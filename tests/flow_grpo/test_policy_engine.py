@@ -98,16 +98,22 @@ def test_a_backend_that_is_not_there_is_refused_with_those_that_are(deep, name, 
         build(deep, attention=name)
 
 
-def test_a_kernel_without_backward_pass_is_refused(deep, monkeypatch):
-    """diffusers' flash_3 is such a kernel; here torch's own stands in, its gradient cut off."""
+@pytest.mark.parametrize(
+    "change, reason",
+    [
+        (lambda output: output.detach(), "does not require grad"),
+        (lambda output: 2 * output, "not that of attent"),
+    ],
+)
+def test_a_kernel_without_backward_pass_or_with_wrong_numbers_is_refused(deep, monkeypatch, change, reason):
+    """diffusers' flash_3 has no backward pass; here torch's own attention stands in, changed."""
     from diffusers.models.attention_dispatch import AttentionBackendName, _AttentionBackendRegistry
 
     whole = _AttentionBackendRegistry._backends[AttentionBackendName._NATIVE_MATH]
-    cut = {AttentionBackendName._NATIVE_MATH: lambda *a, **k: whole(*a, **k).detach()}
-    monkeypatch.setattr(
-        _AttentionBackendRegistry, "_backends", {**_AttentionBackendRegistry._backends, **cut}
-    )
-    with pytest.raises(ValueError, match=r"'native_math': .*does not require grad.* Usable here"):
+    changed = {AttentionBackendName._NATIVE_MATH: lambda *a, **k: change(whole(*a, **k))}
+    known = {**_AttentionBackendRegistry._backends, **changed}
+    monkeypatch.setattr(_AttentionBackendRegistry, "_backends", known)
+    with pytest.raises(ValueError, match=rf"'native_math': .*{reason}.* Usable here"):
         build(deep, attention="native_math")
 
 
