@@ -100,16 +100,19 @@ def random_pipeline(device: str, dtype: torch.dtype, tiny: bool) -> Any:
 @contextmanager
 def random_weights(tiny: bool) -> Iterator[None]:
     """Within it the trainer's model is a random one, whatever its path."""
-    import flow_grpo.policy.flux as flux
-    import flow_grpo.run as run
+    import flow_grpo.policy.flux
+    import flow_grpo.run
     from flow_grpo.policy.text import TextSide
+
+    flux: Any = flow_grpo.policy.flux
+    run: Any = flow_grpo.run
 
     def load_parts(config: Any, _: str, device: Any) -> Any:
         pipeline = random_pipeline(str(device), getattr(torch, config.dtype), tiny)
         return pipeline, TextSide(pipeline, lambda: pipeline)
 
     former = flux.load_parts, run.build_policy
-    flux.load_parts, run.build_policy = load_parts, flux.FluxPolicy  # type: ignore[assignment]
+    flux.load_parts, run.build_policy = load_parts, flux.FluxPolicy
     try:
         yield
     finally:

@@ -38,7 +38,8 @@ class Forked:
         environment: dict[str, str] | None = None,
         before: Callable[[], object] = lambda: None,
     ) -> None:
-        self.log, self.code = log, None
+        self.log = log
+        self.code: int | None = None
         log.touch()
         sys.stdout.flush(), sys.stderr.flush()
         self.pid = os.fork()

@@ -95,7 +95,7 @@ def test_waiting_for_a_server_that_is_down_ends_at_once(arguments, tmp_path):
         from reward_plugin.client import RewardClient
 
         RewardClient.wait_ready = lambda *_: None  # type: ignore[method-assign]
-        RewardClient.dimensions = ("colourfulness", "sharpness")  # type: ignore[misc,assignment]
+        RewardClient.dimensions = ("colourfulness", "sharpness")  # type: ignore[assignment]
 
     process = Forked(arguments(run_dir=run, **ENDLESS, **options), tmp_path / "log", before=skip_the_greeting)
     process.until(lambda: "trying again" in process.text())
