@@ -109,6 +109,19 @@ def test_connections_that_are_gone_leave_nothing_behind():
         until(lambda: connections() == 0)
 
 
+def test_a_client_that_sends_everything_before_it_reads_still_sees_why_it_is_refused():
+    body = bytes(20_000_000)  # more than the sockets hold
+    with serving(build_app([ChannelMeans()], token="secret")) as port:
+        with send(port, HEAD.replace("1000", str(len(body))) + "\n", body) as connection:
+            assert connection.recv(100).startswith(b"HTTP/1.1 401 ")
+
+
+def test_who_was_too_slow_is_not_waited_for_any_longer(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(edge, "DRAIN_SECONDS", 600)
+    with serving(build_app([ChannelMeans()], limits=Limits(read_timeout=0.5))) as port:
+        assert answer(send(port, HEAD + "\n", b"{"))[0] == 408
+
+
 def test_the_rest_of_a_refused_request_is_taken_for_some_time_and_up_to_a_size(
     monkeypatch: pytest.MonkeyPatch,
 ):
