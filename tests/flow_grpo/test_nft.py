@@ -219,12 +219,13 @@ def test_the_old_policy_samples_and_follows_by_the_schedule(arguments):
     start = setting.weights()
     name = next(name for name in start if "lora_B" in name)
     metrics = setting.update([2.0, -2.0] * 3)
-    moved = setting.weights()
+    moved, old = setting.weights(), setting.updater.old
+    assert old is not None
     assert metrics["old_decay"] == pytest.approx(0.1) and metrics["old_distance"] == 0
     expected = 0.1 * start[name] + 0.9 * moved[name]
-    torch.testing.assert_close(setting.updater.old.shadow[name], expected, rtol=1e-5, atol=1e-8)
+    torch.testing.assert_close(old.shadow[name], expected, rtol=1e-5, atol=1e-8)
     with setting.updater.sampling_weights():
-        assert torch.equal(setting.weights()[name], setting.updater.old.shadow[name])
+        assert torch.equal(setting.weights()[name], old.shadow[name])
     assert all(torch.equal(moved[name], value) for name, value in setting.weights().items())
     # In the next iteration the distance to it counts from the first update on.
     assert setting.update([2.0, -2.0] * 3)["old_distance"] > 0

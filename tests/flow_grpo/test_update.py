@@ -68,6 +68,16 @@ class Setting:
         return {name: value.detach().clone() for name, value in self.policy.trainable.items()}
 
 
+def counting(velocity, evaluated: list[int]):
+    """A policy's velocity that notes how many examples it is asked for."""
+
+    def counted(x, sigma, condition):
+        evaluated.append(len(x))
+        return velocity(x, sigma, condition)
+
+    return counted
+
+
 def test_examples_are_the_trajectorys_steps_flattened(arguments):
     setting = Setting(arguments)
     kept, share = setting.trajectory, torch.tensor([0, 0, 1, 0, 1, 1])
@@ -148,7 +158,8 @@ def test_every_process_evaluates_as_many_examples_as_the_one_with_most(arguments
     for elsewhere in ([], [9]):
         with monkeypatch.context() as patch:
             patch.setattr("flow_grpo.update.gather", lambda own, other=elsewhere: [*own, *other])
-            setting, evaluated = Setting(arguments, **{"optimizer.micro_batch": 2}), []
+            setting = Setting(arguments, **{"optimizer.micro_batch": 2})
+            evaluated: list[int] = []
             velocity = setting.policy.velocity
             setting.policy.velocity = lambda x, *rest, v=velocity, e=evaluated: (
                 e.append(len(x)),
@@ -213,17 +224,12 @@ def test_a_gradient_that_overflows_stops_although_every_loss_is_finite(arguments
 
 
 @pytest.mark.parametrize("updates, forwards", [(1, 24), (2, 24)])
-def test_the_reference_is_evaluated_once_per_rollout(arguments, updates, forwards):
+def test_the_reference_is_evaluated_once_per_rollout(arguments, monkeypatch, updates, forwards):
     """12 examples: 12 forwards of the base and 12 of the policy, however many updates share them."""
     options = {"optimizer.updates_per_rollout": updates, "regularizer.norm_weight": 1.0}
-    setting, evaluated = Setting(arguments, **options), []
-    velocity = setting.policy.velocity
-
-    def counted(x, sigma, condition):
-        evaluated.append(len(x))
-        return velocity(x, sigma, condition)
-
-    setting.policy.velocity = counted
+    setting = Setting(arguments, **options)
+    evaluated: list[int] = []
+    monkeypatch.setattr(setting.policy, "velocity", counting(setting.policy.velocity, evaluated))
     share = torch.tensor([0, 1, 0, 1, 0, 1]) % updates
     metrics = setting.update([1.0, -1.0] * 3, share=share)
     assert sum(evaluated) == forwards
