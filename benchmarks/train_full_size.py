@@ -18,6 +18,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -94,6 +95,7 @@ def random_pipeline(device: str, dtype: torch.dtype, tiny: bool) -> Any:
         return draw(1, max_sequence_length, 4096), draw(1, 768), None
 
     pipeline.encode_prompt = encode_prompt
+    pipeline.tokenizer_2 = lambda text: SimpleNamespace(input_ids=text.split())
     return pipeline
 
 
