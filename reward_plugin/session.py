@@ -88,6 +88,7 @@ class Session:
             return ScoreTable.concat([call.result_of(future) for future in futures])
         except Exception as error:
             call.lost = error  # the other parts need not be tried any more
+            self.connection.wake()
             for future in futures:
                 future.cancel()
             raise

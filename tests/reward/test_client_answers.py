@@ -138,7 +138,7 @@ def apps() -> Iterator[dict[str, TestClient]]:
     with (
         TestClient(build_app([ChannelMeans()], scored_by="channels@1")) as one,
         TestClient(build_app([ChannelMeans()], scored_by="channels@2")) as two,
-        TestClient(build_app([PromptLength()], scored_by="letters")) as letters,
+        TestClient(build_app([PromptLength()], scored_by="channels@1")) as letters,
     ):
         yield {"one": one, "two": two, "letters": letters}
 

@@ -141,6 +141,8 @@ def test_the_digest_tells_apart_what_scores_differently():
         digest(encode(plain(1, 3, (4, 6)), raw=True), "a", b"x"),
         digest(encode(to_png(image), raw=True), "a", b"x"),
         digest(encode(image, raw=True), "ab", b"x"),
+        digest(encode(image, raw=True), "b", b"x"),
+        digest(encode(image, raw=True), None, b"x=a"),
         digest(encode(image, raw=True), "", b"x"),
         digest(encode(image, raw=True), None, b"x"),
         digest(encode(image, raw=True), "a", b"y"),

@@ -240,14 +240,38 @@ def test_another_service_on_the_port_is_noticed():
 
 
 def test_closing_does_not_wait_for_a_dead_server():
-    client = RewardClient(unused_url(), max_outage=60)
-    future = client.submit([plain(0, 0)])
-    time.sleep(0.1)
-    started = time.monotonic()
-    client.close()
-    assert time.monotonic() - started < 30
-    with pytest.raises(ServerUnavailable, match="closed"):
-        future.result(0)
+    with Unreliable((503, {"Retry-After": "100"})) as busy:
+        client = RewardClient(busy.url, max_outage=300)
+        future = client.submit([plain(0, 0)])
+        until(lambda: busy.times)
+        started = time.monotonic()
+        client.close()
+        assert time.monotonic() - started < 60
+        with pytest.raises(ServerUnavailable, match="closed"):
+            future.result(0)
+
+
+def test_when_one_part_is_refused_the_others_are_given_up(channels: ChannelMeans):
+    busy: list[str] = []
+
+    class Mixed(InMemory):
+        def handle_request(self, request: httpx.Request) -> httpx.Response:
+            if b"refuse me" in request.read():
+                until(lambda: len(busy) == 2)  # the other part waits for either server now
+                return httpx.Response(400, json={})
+            if b"not now" in request.read():
+                busy.append(request.url.host)
+                return httpx.Response(503, headers={"Retry-After": "100"})
+            return super().handle_request(request)
+
+    both = threading.Barrier(2, timeout=60)
+    with TestClient(build_app([channels])) as app:
+        urls = ["http://a", "http://b"]
+        with RewardClient(urls, batch_size=1, concurrency=1, max_outage=300, transport=Mixed(app)) as client:
+            with pytest.raises(RequestRefused, match="HTTP 400"):
+                client.submit(different(2), ["refuse me", "not now"]).result(60)
+            tasks = [client._session._requests.submit(both.wait) for _ in range(2)]
+            assert sorted(task.result(60) for task in tasks) == [0, 1]  # both of its threads have time
 
 
 def test_waits_double_up_to_a_bound():

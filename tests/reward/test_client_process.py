@@ -36,7 +36,7 @@ class Forgotten:
 
 def test_a_client_scores_in_a_fork_and_after_a_trip_through_a_pickle():
     with serving(build_app([ChannelMeans()])) as port:
-        with RewardClient(f"http://127.0.0.1:{port}", batch_size=3) as client:
+        with RewardClient(f"http://127.0.0.1:{port}", batch_size=3, concurrency=1) as client:
             local = LocalRewards([ChannelMeans()])
             for rewards in (client, local):
                 assert rewards.score([plain(1, 2)]).values.tolist() == [[1, 2]]
