@@ -106,7 +106,7 @@ def test_a_dimension_that_ties_in_a_group_is_silent_there_only():
 
 
 def test_gdpo_is_the_papers_formula():
-    """arXiv 2601.05242: z-score each reward in its group, sum with weights, z-score the sum over the batch."""
+    """arXiv 2601.05242: z-score each reward in its group, weigh and sum, z-score that over the batch."""
     rng = np.random.default_rng(0)
     scores, weights = rng.normal(50, [1.0, 20.0, 5.0], size=(4, 6, 3)), np.array([0.5, 0.3, 0.2])
     z = (scores - scores.mean(axis=1, keepdims=True)) / (scores.std(axis=1, keepdims=True) + 1e-4)
