@@ -5,6 +5,7 @@ import logging
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+import numpy as np
 import pytest
 from prometheus_client import generate_latest
 from starlette.testclient import TestClient
@@ -12,6 +13,7 @@ from starlette.testclient import TestClient
 from reward_plugin.app import Limits, build_app
 from reward_plugin.images import to_npy, to_png
 from reward_plugin.local_engine import LocalEngine
+from reward_plugin.scoring import columns
 from reward_plugin.server.failures import public
 from reward_plugin.server.metrics import Metrics
 from reward_plugin.types import ImageLike, ScoreTable
@@ -87,6 +89,12 @@ def test_dimensions_choose_columns_and_run_only_the_scorers_they_need():
 def test_choices_that_are_refused(server: TestClient, options: Any, status: int, reason: str):
     response = post(server, PICTURE, **options)
     assert response.status_code == status and reason in message(response)
+
+
+def test_a_reason_goes_with_the_column_that_is_missing():
+    table = ScoreTable(("a", "b"), np.array([[1, np.nan], [2, 3]]), ("no b", None))
+    assert columns(table, ("a",)).errors == (None, None)
+    assert columns(table, ("b", "a")).errors == ("no b", None)
 
 
 def test_names_of_pictures_come_back(server: TestClient):
