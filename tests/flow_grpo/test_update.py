@@ -160,11 +160,7 @@ def test_every_process_evaluates_as_many_examples_as_the_one_with_most(arguments
             patch.setattr("flow_grpo.update.gather", lambda own, other=elsewhere: [*own, *other])
             setting = Setting(arguments, **{"optimizer.micro_batch": 2})
             evaluated: list[int] = []
-            velocity = setting.policy.velocity
-            setting.policy.velocity = lambda x, *rest, v=velocity, e=evaluated: (
-                e.append(len(x)),
-                v(x, *rest),
-            )[1]
+            patch.setattr(setting.policy, "velocity", counting(setting.policy.velocity, evaluated))
             setting.update([0.0, 1.0, 0.0, -1.0, 0.0, 0.0])
             ends.append((evaluated, setting.weights()))
     assert ends[0][0] == [2, 2] and ends[1][0] == [2, 2, 2, 2, 1]
