@@ -19,7 +19,7 @@ class Call:
     def __init__(self, seconds: float | None = None) -> None:
         """Begin now, and end after so many seconds; None: whenever the servers answer."""
         self.seconds = seconds
-        self.lost: Exception | None = None
+        self.lost: BaseException | None = None
         self._ends = float("inf") if seconds is None else time.monotonic() + seconds
 
     def left(self) -> float:

@@ -84,14 +84,21 @@ class Session:
             part = slice(start, start + size)
             texts = None if prompts is None else prompts[part]
             futures.append(self._requests.submit(self._score_part, images[part], texts, call))
+            futures[-1].add_done_callback(lambda future: self._give_up_with(future, call))
         try:
             return ScoreTable.concat([call.result_of(future) for future in futures])
         except Exception as error:
-            call.lost = error  # the other parts need not be tried any more
+            call.lost = call.lost or error
             self.connection.wake()
             for future in futures:
                 future.cancel()
             raise
+
+    def _give_up_with(self, part: Future[ScoreTable], call: Call) -> None:
+        """When one part has failed, the others need not be tried any more, whichever is waited for."""
+        if not part.cancelled() and (error := part.exception()) is not None and call.lost is None:
+            call.lost = error
+            self.connection.wake()
 
     def _score_part(self, images: list[ImageLike], prompts: list[str] | None, call: Call) -> ScoreTable:
         """Pictures of one request; those that cannot even be sent are missing, with their reason."""

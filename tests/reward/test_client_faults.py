@@ -251,15 +251,18 @@ def test_closing_does_not_wait_for_a_dead_server():
             future.result(0)
 
 
-def test_when_one_part_is_refused_the_others_are_given_up(channels: ChannelMeans):
-    busy: list[str] = []
+@pytest.mark.parametrize("prompts", [["refuse me", "not now"], ["not now", "refuse me"]])
+def test_when_one_part_is_refused_the_others_are_given_up(channels: ChannelMeans, prompts: list[str]):
+    asked, busy = threading.Event(), list[str]()
 
     class Mixed(InMemory):
         def handle_request(self, request: httpx.Request) -> httpx.Response:
             if b"refuse me" in request.read():
+                asked.set()
                 until(lambda: len(busy) == 2)  # the other part waits for either server now
                 return httpx.Response(400, json={})
             if b"not now" in request.read():
+                assert asked.wait(60)
                 busy.append(request.url.host)
                 return httpx.Response(503, headers={"Retry-After": "100"})
             return super().handle_request(request)
@@ -269,7 +272,7 @@ def test_when_one_part_is_refused_the_others_are_given_up(channels: ChannelMeans
         urls = ["http://a", "http://b"]
         with RewardClient(urls, batch_size=1, concurrency=1, max_outage=300, transport=Mixed(app)) as client:
             with pytest.raises(RequestRefused, match="HTTP 400"):
-                client.submit(different(2), ["refuse me", "not now"]).result(60)
+                client.submit(different(2), prompts).result(60)
             tasks = [client._session._requests.submit(both.wait) for _ in range(2)]
             assert sorted(task.result(60) for task in tasks) == [0, 1]  # both of its threads have time
 
