@@ -86,7 +86,7 @@ def add_lora(
         torch.manual_seed(seed)
         settings = peft.LoraConfig(
             r=config.rank,
-            lora_alpha=config.alpha,  # type: ignore[arg-type]
+            lora_alpha=config.alpha,
             init_lora_weights=config.init == "kaiming" or "gaussian",
             target_modules=list(targets),
             exclude_modules=list(exclude) or None,

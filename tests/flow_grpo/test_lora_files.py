@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -18,7 +19,7 @@ LAYERS = ["attn.to_v", "ff.net.2"]
 
 def build(path: Path, **lora) -> FluxPolicy:
     settings = {"rank": 4, "alpha": 8, "targets": LAYERS, **lora}
-    size = {"height": 32, "width": 32, "max_sequence_length": 32}
+    size: dict[str, Any] = {"height": 32, "width": 32, "max_sequence_length": 32}
     return FluxPolicy(ModelConfig(path=str(path), dtype="float32", lora=LoraConfig(**settings), **size))
 
 
@@ -46,7 +47,7 @@ def forward(transformer: torch.nn.Module, policy: FluxPolicy) -> torch.Tensor:
         policy.module = own
 
 
-def base_transformer(path: Path, **options) -> torch.nn.Module:
+def base_transformer(path: Path, **options) -> Any:
     from diffusers import FluxTransformer2DModel
 
     return FluxTransformer2DModel.from_pretrained(str(path), subfolder="transformer", **options)
@@ -170,7 +171,8 @@ def test_peft_scales_are_read_as_peft_applies_them(flux_path, tmp_path):
     from peft import LoraConfig as PeftConfig
     from peft import get_peft_model
 
-    for number, options in enumerate(({"use_rslora": True}, {"alpha_pattern": {"attn.to_v": 1}}, {})):
+    cases: list[dict[str, Any]] = [{"use_rslora": True}, {"alpha_pattern": {"attn.to_v": 1}}, {}]
+    for number, options in enumerate(cases):
         settings = PeftConfig(r=4, lora_alpha=6, target_modules=LAYERS, init_lora_weights=False, **options)
         model = get_peft_model(base_transformer(flux_path), settings)
         model.save_pretrained(str(tmp_path / str(number)))

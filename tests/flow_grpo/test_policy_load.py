@@ -141,5 +141,5 @@ def test_activations_of_a_bf16_base_stay_bf16_and_the_adapters_states_are_float3
     assert adapted <= outside and all(seen[name] == {torch.bfloat16} for name in adapted)
     for value in policy.trainable.values():
         states = optimizer.state[value].values()
-        assert value.dtype == value.grad.dtype == torch.float32
+        assert value.grad is not None and value.dtype == value.grad.dtype == torch.float32
         assert all(state.dtype == torch.float32 for state in states)

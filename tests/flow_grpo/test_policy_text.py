@@ -17,6 +17,11 @@ from flow_grpo.train import main
 TEXTS = ["a red apple", "a blue boat on the sky", "a red apple"]
 
 
+def path_of(policy: FluxPolicy, text: str) -> Path:
+    assert policy.texts.store is not None
+    return policy.texts.store.path(text)
+
+
 def policy(path: Path, cache: Path | None, **options) -> FluxPolicy:
     settings = {"dtype": "float32", "height": 32, "width": 32, "max_sequence_length": 32, **options}
     text_cache = None if cache is None else str(cache)
@@ -40,18 +45,18 @@ def test_a_cached_embedding_is_the_computed_one_to_the_bit_and_needs_no_encoder(
 
 
 def test_a_key_depends_on_the_encoders_the_dtype_and_the_length(flux_path, tmp_path):
-    store = policy(flux_path, tmp_path / "cache").texts.store
-    keys = {store.path("a"), store.path("b")}
+    first = policy(flux_path, tmp_path / "cache")
+    keys = {path_of(first, "a"), path_of(first, "b")}
     for options in ({"dtype": "bfloat16"}, {"max_sequence_length": 16}):
-        keys.add(policy(flux_path, tmp_path / "cache", **options).texts.store.path("a"))
+        keys.add(path_of(policy(flux_path, tmp_path / "cache", **options), "a"))
     other = shutil.copytree(flux_path, tmp_path / "other")
-    same = policy(other, tmp_path / "cache").texts.store.path("a")
-    assert same == store.path("a"), "the folder's place is no part of the key"
+    same = path_of(policy(other, tmp_path / "cache"), "a")
+    assert same == path_of(first, "a"), "the folder's place is no part of the key"
     weights = other / "text_encoder_2" / "model.safetensors"
     content = bytearray(weights.read_bytes())
     content[-1] ^= 1
     weights.write_bytes(content)
-    keys.add(policy(other, tmp_path / "cache").texts.store.path("a"))
+    keys.add(path_of(policy(other, tmp_path / "cache"), "a"))
     assert len(keys) == 5
 
 
@@ -74,7 +79,7 @@ def test_a_large_file_enters_the_fingerprint_by_its_length_and_spread_blocks(tmp
 def test_a_torn_file_is_computed_again(flux_path, tmp_path):
     filling = policy(flux_path, tmp_path)
     expected = filling.encode(TEXTS[:1]).tensors["tokens"]
-    file = filling.texts.store.path(TEXTS[0])
+    file = path_of(filling, TEXTS[0])
     file.write_bytes(file.read_bytes()[:-7])
     assert torch.equal(policy(flux_path, tmp_path).encode(TEXTS[:1]).tensors["tokens"], expected)
     assert torch.equal(load_file(file)["tokens"], expected[0])
