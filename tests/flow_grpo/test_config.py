@@ -22,16 +22,6 @@ def test_both_recipes_are_shipped():
     assert {"pocket.yaml", "flux_dev_unipercept.yaml"} <= {path.name for path in SHIPPED}
 
 
-@pytest.mark.parametrize(
-    "path", sorted((ROOT / "configs" / "accelerate").glob("*.yaml")), ids=lambda p: p.name
-)
-def test_accelerate_files_load(path):
-    from accelerate.commands.config.config_args import load_config_from_file
-
-    expected = {"one_cpu": 1, "two_cpu": 2, "eight_gpu": 8}
-    assert load_config_from_file(str(path)).num_processes == expected[path.stem]
-
-
 def test_the_flux_recipe_is_the_published_one():
     config = parse(["--config", str(ROOT / "configs" / "flux_dev_unipercept.yaml")]).config
     assert (config.model.lora.rank, config.model.lora.alpha, config.model.lora.init) == (64, 128, "gaussian")
