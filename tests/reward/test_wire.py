@@ -85,6 +85,7 @@ def test_an_empty_response_survives_the_trip():
         (JSON, as_json(images=[], url="http://a"), "unknown key 'url'"),
         (JSON, b"[" + b"[]," * MAX_VALUES + b"[]]", "commas and brackets"),
     ],
+    ids=lambda value: "" if "boundary" in str(value) else None,  # it is another one each time
 )
 def test_a_malformed_request_is_refused_with_the_rule(kind: str, body: bytes, reason: str):
     with pytest.raises((ProtocolError, TooLarge), match=reason):
