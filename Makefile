@@ -33,7 +33,7 @@ demo: $(VENV)/.installed
 	$(OFFLINE) $(BIN)/python -m pocket.demo $(ARGS)
 
 test: $(VENV)/.installed-dev
-	$(OFFLINE) $(BIN)/python -m pytest $(ARGS)
+	$(OFFLINE) $(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
 
 check: $(VENV)/.installed-dev
 	$(BIN)/ruff format --check .
