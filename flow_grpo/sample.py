@@ -71,9 +71,8 @@ def sample(
         keep_mean: Keep the transition means too (GRPO-Guard needs them).
     """
     x, grid = x.float(), [float(sigma) for sigma in sigmas.tolist()]
-    count = len(stochastic)
-    kinds: Sequence[Kind] = [kind] * count if isinstance(kind, str) else kind
-    levels = [noise_level] * count if isinstance(noise_level, float | int) else noise_level
+    kinds: Sequence[Kind] = [kind] * len(stochastic) if isinstance(kind, str) else kind
+    levels = [noise_level] * len(stochastic) if isinstance(noise_level, float | int) else noise_level
     kept: dict[str, list[torch.Tensor]] = {"x": [], "x_next": [], "log_prob": [], "mean": []}
     position = {index: order for order, index in enumerate(stochastic)}
     for index in range(first, len(grid) - 1):

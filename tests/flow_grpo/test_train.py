@@ -15,9 +15,9 @@ from flow_grpo.ema import EMA
 from flow_grpo.policy.flux import FluxPolicy
 from flow_grpo.train import main
 from flow_grpo.validate import Validation
-from reward_plugin.client import build_rewards
 from reward_plugin.errors import ServerUnavailable
 from reward_plugin.types import ScoreTable
+from tests.flow_grpo.interrupted import Interrupted
 from tests.tiny import tiny_flux
 
 
@@ -32,28 +32,6 @@ def checkpoint_bytes(run: Path, step: int) -> dict[str, bytes]:
 
 def final_adapter(run: Path) -> dict[str, torch.Tensor]:
     return load_file(sorted((run / "checkpoints").iterdir())[-1] / "adapter.safetensors")
-
-
-class Interrupted:
-    """Real local rewards whose calls after the first few go wrong in a given way."""
-
-    def __init__(self, config, after, spoil):
-        self.inner, self.left, self.spoil = build_rewards(config), after, spoil
-
-    def __getattr__(self, name):
-        return getattr(self.inner, name)
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *exc):
-        self.inner.close()
-
-    def submit(self, images, prompts=None):
-        self.left -= 1
-        return (
-            self.inner.submit(images, prompts) if self.left >= 0 else self.spoil(self.inner, images, prompts)
-        )
 
 
 def unavailable(*_):

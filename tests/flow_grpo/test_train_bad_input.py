@@ -1,13 +1,11 @@
 """What cannot work is one message that names it, before or instead of an iteration that would be wrong."""
 
-from concurrent.futures import Future
-
 import pytest
 
 import flow_grpo.launch
 from flow_grpo.cli import parse
 from flow_grpo.train import main
-from reward_plugin.client import build_rewards
+from tests.flow_grpo.interrupted import Interrupted
 
 
 @pytest.mark.parametrize(
@@ -66,26 +64,11 @@ def test_a_prompt_that_the_encoder_does_not_see_whole_is_named(arguments, tmp_pa
 
 
 def test_scores_for_fewer_pictures_than_were_sent_end_the_run(arguments, monkeypatch, capsys):
-    class Careless:
-        """Real rewards that lose the last picture's row."""
+    def lose_the_last(rewards, images, prompts):
+        return rewards.submit(images[:-1], prompts[:-1])
 
-        def __init__(self, config):
-            self.inner = build_rewards(config)
-
-        def __getattr__(self, name):
-            return getattr(self.inner, name)
-
-        def __enter__(self):
-            return self
-
-        def __exit__(self, *exc):
-            self.inner.close()
-
-        def submit(self, images, prompts=None):
-            future: Future = Future()
-            future.set_result(self.inner.score(images[:-1], prompts[:-1]))
-            return future
-
-    monkeypatch.setattr(flow_grpo.launch, "build_rewards", Careless)
+    monkeypatch.setattr(
+        flow_grpo.launch, "build_rewards", lambda config: Interrupted(config, 0, lose_the_last)
+    )
     assert main(arguments(**{"prompts.validation": "null"})) == 1
     assert "there are 6 scores for 8 pictures" in capsys.readouterr().err

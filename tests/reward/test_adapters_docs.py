@@ -185,4 +185,5 @@ for name in {others}:
 for name in {adapters}:
     __import__("reward_plugin.adapters." + name)
 """
-    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

@@ -193,6 +193,7 @@ def test_a_long_batch_is_left_alone_until_it_is_stuck(monkeypatch: pytest.Monkey
         asked = asyncio.ensure_future(replica.score(job(picture(1))))
         await asyncio.sleep(0.3)
         await asyncio.wait_for(replica.check_health(), 20)
+        assert not asked.done()
         scorer.go.set()
         await asked
 
