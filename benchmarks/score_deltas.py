@@ -3,7 +3,8 @@
     python -m benchmarks.score_deltas [--checkpoint DIR] [--images FILE ...] [--device cuda] [VARIANT ...]
 
 A VARIANT is options joined by commas, such as `dtype=bfloat16,precision=published` or `quantise=int8`;
-without any, all that this device can run. Prints a markdown table of the largest and the mean difference
+without any, all that this device can run. `rounding=int4` and `rounding=fp8` round as `quantise` does and compute
+in ordinary arithmetic, on any device (`benchmarks.rounding`). Prints a markdown table of the largest and the mean difference
 over images and dimensions.
 """
 
@@ -15,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from benchmarks import rounding
 from reward_plugin import quantise
 from reward_plugin.checkpoint import load_checkpoint
 from reward_plugin.errors import ConfigError
@@ -28,6 +30,7 @@ VARIANTS = (
     "dtype=bfloat16,precision=published",
     "dtype=bfloat16,resize=torch",
     *(f"dtype=bfloat16,quantise={kind}" for kind in quantise.KINDS),
+    *(f"dtype=bfloat16,rounding={kind}" for kind in rounding.KINDS),
     "quantise=int8",
 )
 
@@ -39,6 +42,8 @@ def scores(checkpoint: Path, images: list[Path], device: str, variant: str) -> n
     loaded = load_checkpoint(checkpoint, device=device, dtype=dtype)
     if kind := options.pop("quantise", None):
         quantise.apply(loaded.model, kind)
+    if kind := options.pop("rounding", None):
+        rounding.apply(loaded.model, kind)
     engine = RatingEngine(
         loaded,
         UNIPERCEPT_QUESTIONS,

@@ -51,7 +51,7 @@ def apply(model: Model, kind: str) -> Model:
             f"quantise {kind!r} needs torchao ({error}); install it with "
             "`pip install 'flow-grpo-perceptual[quantise]'`"
         ) from None
-    quantize_(model, _config(kind), filter_fn=_in_decoder)
+    quantize_(model, _config(kind), filter_fn=in_decoder)
     return model
 
 
@@ -90,7 +90,8 @@ def _config(kind: str) -> Any:
     return ao.Float8DynamicActivationFloat8WeightConfig(granularity=ao.PerRow(), set_inductor_config=False)
 
 
-def _in_decoder(module: nn.Module, name: str) -> bool:
+def in_decoder(module: nn.Module, name: str) -> bool:
+    """Whether a module of the model is a linear layer of the language model's blocks."""
     from torch import nn
 
     return isinstance(module, nn.Linear) and "language_model.layers." in name
