@@ -1,6 +1,6 @@
 """`python -m eval ablate --config FILE [--list] [--dry_run] [--only PATTERNS] [--parallel N] [--key VALUE]`
 
-It can be stopped at any time and goes on where it was; the tables are written anew after every run.
+It can be stopped at any time and goes on where it was; page and tables are written anew after every run.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ def run(
     dry_run: bool = False,
     list_runs: bool = False,
 ) -> None:
-    """Carry out what is not finished yet of a matrix of runs, and write its tables.
+    """Carry out what is not finished yet of a matrix of runs, and write its page and tables.
 
     Args:
         config: The matrix.
@@ -58,6 +58,7 @@ def run(
         failures = execute(config, runs, todo, parallel)
     out = Path(config.out)
     ablate_table.write(ablate_table.collect(config, runs, failures), out)
+    print(f"page     {out / 'index.html'}")
     print(f"tables   {out / 'table.md'}, {out / 'runs.csv'}, {out / 'results.json'}")
     if failures:
         listed = "\n".join(f"{name}: {reason}" for name, reason in failures.items())

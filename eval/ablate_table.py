@@ -1,12 +1,15 @@
-"""What an ablation found: one record, one CSV and one Markdown page, intervals over the seeds.
+"""What an ablation found: one record, one CSV and one Markdown table, intervals over the seeds.
 
-Schema `eval.ablate`, version 1, in results.json:
+Schema `eval.ablate`, version 2, in results.json:
 
     schema, version, title, created, versions, settings, confidence
-    runs      [{name, variants: {axis: variant}, seed, overrides, state: done | failed | open, reason,
-                seconds: {train, evaluate}, iterations, kept_iteration, alarms: [dimension],
-                summary: {dimension: {base_mean, tuned_mean, difference, relative}}}]
-    variants  [{name, variants, seeds, dimensions: {dimension: {difference: Estimate, relative: Estimate}}}]
+    runs      [{name, variants: {axis: variant}, seed, overrides, weights: {dimension: weight},
+                state: done | failed | open, reason, seconds: {train, evaluate}, iterations, kept_iteration,
+                alarms: [dimension],
+                summary: {dimension: {base_mean, tuned_mean, difference, relative}},
+                curves: {dimension: {steps, values}}, of the validations while training}]
+    variants  [{name, variants, seeds, dimensions: {dimension: {difference: Estimate, relative: Estimate}},
+                curves: {dimension: {steps, mean}}, of the seeds that got so far}]
 
 A run that is not done has no figures, and its variant fewer seeds: nothing is filled in. Estimate is {mean,
 low, high, n}: the mean over seeds and Student's interval of it, which is null with one seed.
@@ -28,12 +31,12 @@ import numpy as np
 
 from eval.ablate_config import AblateConfig, Run
 from eval.ablate_runs import results_of, state_of
-from eval.curves import kept_iteration, read_jsonl
+from eval.curves import kept_iteration, read_curves, read_jsonl
 from eval.verdict import REWARD
 from flow_grpo.files import replacing
 from flow_grpo.log import versions
 
-SCHEMA, VERSION = "eval.ablate", 1
+SCHEMA, VERSION = "eval.ablate", 2
 MEASURES = ("base_mean", "tuned_mean", "difference", "relative")
 
 
@@ -75,6 +78,7 @@ def describe(config: AblateConfig, run: Run, failure: str | None) -> dict[str, A
         "variants": dict(run.variants),
         "seed": run.seed,
         "overrides": overrides,
+        "weights": dict(run.train["reward"]["weights"]),
         "state": "done" if state.done else "failed" if failure else "open",
         "reason": None if state.done else failure,
         "seconds": dict(state.seconds),
@@ -82,6 +86,7 @@ def describe(config: AblateConfig, run: Run, failure: str | None) -> dict[str, A
         "kept_iteration": None,
         "alarms": [],
         "summary": {},
+        "curves": {},
     }
     if state.done:
         comparison = results_of(run)["comparisons"][0]
@@ -93,6 +98,8 @@ def describe(config: AblateConfig, run: Run, failure: str | None) -> dict[str, A
             name: {measure: result[measure] for measure in MEASURES}
             for name, result in comparison["summary"].items()
         }
+        found = read_curves(run.folder / "train", list(row["summary"]))
+        row["curves"] = {one.name: asdict(one.validation) for one in found if one.validation}
     return row
 
 
@@ -111,7 +118,17 @@ def summarise(rows: Sequence[Mapping[str, Any]], confidence: float) -> dict[str,
             }
             for name in names
         },
+        "curves": {name: mean_curve([row["curves"].get(name) for row in done]) for name in names},
     }
+
+
+def mean_curve(found: Sequence[Mapping[str, Sequence[float]] | None]) -> dict[str, list[float]]:
+    """Mean over runs at each step that any of them has, {steps, mean}."""
+    at: dict[float, list[float]] = {}
+    for one in found:
+        for step, value in zip(one["steps"], one["values"], strict=True) if one else ():
+            at.setdefault(step, []).append(value)
+    return {"steps": sorted(at), "mean": [float(np.mean(at[step])) for step in sorted(at)]}
 
 
 def estimate(values: Sequence[float | None], confidence: float) -> dict[str, float | int | None]:
@@ -128,7 +145,9 @@ def estimate(values: Sequence[float | None], confidence: float) -> dict[str, flo
 
 
 def write(results: Mapping[str, Any], out: Path) -> None:
-    """results.json, runs.csv and table.md."""
+    """results.json, runs.csv, table.md and index.html."""
+    from eval.ablate_page import write_page
+
     out.mkdir(parents=True, exist_ok=True)
     texts = {
         "results.json": json.dumps(results, indent=1, ensure_ascii=False, allow_nan=False) + "\n",
@@ -138,6 +157,7 @@ def write(results: Mapping[str, Any], out: Path) -> None:
     for name, text in texts.items():
         with replacing(out / name) as path:
             path.write_text(text, encoding="utf-8")
+    write_page(results, out)
 
 
 def as_csv(results: Mapping[str, Any]) -> str:
@@ -161,28 +181,24 @@ def as_markdown(results: Mapping[str, Any]) -> str:
     """A table for every combination of all axes but the last, whose variants are its rows."""
     columns, percent = results["settings"]["columns"], f"{100 * results['confidence']:g} %"
     reference = results["settings"]["reference"]
-    groups: dict[str, list[Mapping[str, Any]]] = {}
-    for variant in results["variants"]:
-        groups.setdefault(variant["name"].rpartition("/")[0], []).append(variant)
     lines = [
         f"# {results['title']}",
         "",
         f"Change from base to tuned, mean over seeds ({percent} interval).",
         "",
     ]
-    for name, variants in groups.items():
-        by_name = {variant["name"].rpartition("/")[2]: variant for variant in variants}
-        gain = _mean(by_name.get(reference or ""), REWARD, "difference")
+    for name, by_name in groups_of(results).items():
+        gain = mean_of(by_name.get(reference or ""), REWARD)
         head = ["variant", "seeds", "reward, points", *(["of reference"] if reference else [])]
         head += [f"{column}, %" for column in columns]
         lines += [f"## {name}", ""] if name else []
         lines += [_row(head), _row(["---"] * len(head))]
         for short, variant in by_name.items():
-            cells = [short, str(len(variant["seeds"])), _cell(variant, REWARD, "difference", 1.0)]
+            cells = [short, str(len(variant["seeds"])), interval_cell(variant, REWARD, "difference", 1.0)]
             if reference:
-                own = _mean(variant, REWARD, "difference")
+                own = mean_of(variant, REWARD)
                 cells.append(f"{100 * own / gain:.0f} %" if own is not None and gain and gain > 0 else "")
-            cells += [_cell(variant, column, "relative", 100.0) for column in columns]
+            cells += [interval_cell(variant, column, "relative", 100.0) for column in columns]
             lines.append(_row(cells))
         lines.append("")
     open_runs = [row for row in results["runs"] if row["state"] != "done"]
@@ -197,12 +213,23 @@ def _row(cells: Sequence[str]) -> str:
     return f"| {' | '.join(cells)} |"
 
 
-def _mean(variant: Mapping[str, Any] | None, dimension: str, measure: str) -> float | None:
+def groups_of(results: Mapping[str, Any]) -> dict[str, dict[str, Mapping[str, Any]]]:
+    """Combination of all axes but the last -> variant of the last -> its entry in the record."""
+    groups: dict[str, dict[str, Mapping[str, Any]]] = {}
+    for variant in results["variants"]:
+        name, _, short = variant["name"].rpartition("/")
+        groups.setdefault(name, {})[short] = variant
+    return groups
+
+
+def mean_of(variant: Mapping[str, Any] | None, dimension: str) -> float | None:
+    """Mean difference of a dimension over a variant's seeds, if there is one."""
     found = variant["dimensions"].get(dimension) if variant else None
-    return None if found is None else found[measure]["mean"]
+    return None if found is None else found["difference"]["mean"]
 
 
-def _cell(variant: Mapping[str, Any], dimension: str, measure: str, scale: float) -> str:
+def interval_cell(variant: Mapping[str, Any], dimension: str, measure: str, scale: float) -> str:
+    """Mean and interval of a measure as text; empty where it is not known."""
     found = variant["dimensions"].get(dimension, {}).get(measure)
     if found is None or found["mean"] is None:
         return ""

@@ -12,8 +12,11 @@ import numpy as np
 from eval.curves import Curve
 
 # Colours that matplotlib is given, and the page's variables that replace them in the SVG.
-_INK, _MUTED, _LINE, _BASE, _TUNED = "#010101", "#020202", "#030303", "#040404", "#050505"
-_VARIABLES = {_INK: "--ink", _MUTED: "--muted", _LINE: "--line", _BASE: "--base", _TUNED: "--tuned"}
+INK, MUTED, LINE, BASE, TUNED = "#010101", "#020202", "#030303", "#040404", "#050505"
+#: From the lowest to the highest.
+RAMP = ("#010102", "#010103", "#010104", "#010105", "#010106")
+_VARIABLES = {INK: "--ink", MUTED: "--muted", LINE: "--line", BASE: "--base", TUNED: "--tuned"}
+_VARIABLES |= {color: f"--ramp-{place}" for place, color in enumerate(RAMP)}
 _SIZE = (4.4, 2.5)
 _BINS = 22
 
@@ -25,7 +28,7 @@ def distribution(name: str, base: Sequence[float], tuned: Sequence[float]) -> st
         low, high = float(np.min([*base, *tuned])), float(np.max([*base, *tuned]))
         margin = 0.04 * (high - low) or 0.5
         bins = np.linspace(low - margin, high + margin, _BINS + 1)
-        for values, color in ((base, _BASE), (tuned, _TUNED)):
+        for values, color in ((base, BASE), (tuned, TUNED)):
             axes.hist(values, bins=bins, histtype="stepfilled", color=color, alpha=0.28)
             axes.hist(values, bins=bins, histtype="step", color=color, linewidth=1.3)
             axes.axvline(float(np.mean(values)), color=color, linewidth=1.6, linestyle=(0, (3, 2)))
@@ -33,7 +36,7 @@ def distribution(name: str, base: Sequence[float], tuned: Sequence[float]) -> st
         axes.spines["left"].set_visible(False)
 
     label = f"Distribution of {name}: base mean {np.mean(base):.1f}, tuned mean {np.mean(tuned):.1f}"
-    return _svg(f"distribution-{name}", label, draw)
+    return as_svg(f"distribution-{name}", label, draw)
 
 
 def curve(data: Curve, kept: int | None = None) -> str:
@@ -46,26 +49,33 @@ def curve(data: Curve, kept: int | None = None) -> str:
 
     def draw(axes: Any) -> None:
         if data.training:
-            axes.plot(data.training.steps, data.training.values, color=_BASE, linewidth=1.2)
+            axes.plot(data.training.steps, data.training.values, color=BASE, linewidth=1.2)
         if data.validation:
             marker = {"marker": "o", "markersize": 3.6, "markeredgewidth": 0}
-            axes.plot(data.validation.steps, data.validation.values, color=_TUNED, linewidth=1.8, **marker)
+            axes.plot(data.validation.steps, data.validation.values, color=TUNED, linewidth=1.8, **marker)
         if kept is not None:
-            axes.axvline(kept, color=_INK, linewidth=1.1, linestyle=(0, (1, 2)))
+            axes.axvline(kept, color=INK, linewidth=1.1, linestyle=(0, (1, 2)))
         axes.set_xlabel("iteration")
         axes.xaxis.get_major_locator().set_params(integer=True)
-        axes.grid(axis="y", color=_LINE, linewidth=0.8)
+        axes.grid(axis="y", color=LINE, linewidth=0.8)
 
     parts = [
         f"{part} from {series.values[0]:.4g} to {series.values[-1]:.4g}"
         for part, series in (("training", data.training), ("validation", data.validation))
         if series
     ]
-    return _svg(f"curve-{data.name}", f"{data.name} over iterations: {', '.join(parts)}", draw)
+    return as_svg(f"curve-{data.name}", f"{data.name} over iterations: {', '.join(parts)}", draw)
 
 
-def _svg(identity: str, label: str, draw: Callable[[Any], None]) -> str:
-    """Draw on axes in house style; the SVG is deterministic and carries `label` for screen readers."""
+def as_svg(identity: str, label: str, draw: Callable[[Any], None], size: tuple[float, float] = _SIZE) -> str:
+    """Draw on axes in house style; the SVG is deterministic and carries `label` for screen readers.
+
+    Args:
+        identity: Unique on the page; every id in the SVG begins with it, also those that `draw` sets (gid).
+        label: What is seen, in words.
+        draw: Given matplotlib axes; colours are this module's.
+        size: Width and height in inches, for the ratio and the size of letters.
+    """
     import matplotlib
     from matplotlib.backends.backend_svg import FigureCanvasSVG
     from matplotlib.figure import Figure
@@ -74,20 +84,20 @@ def _svg(identity: str, label: str, draw: Callable[[Any], None]) -> str:
         "svg.fonttype": "none",
         "svg.hashsalt": identity,
         "font.size": 9.5,
-        "text.color": _INK,
-        "axes.labelcolor": _MUTED,
-        "axes.edgecolor": _LINE,
-        "xtick.color": _LINE,
-        "ytick.color": _LINE,
-        "xtick.labelcolor": _MUTED,
-        "ytick.labelcolor": _MUTED,
+        "text.color": INK,
+        "axes.labelcolor": MUTED,
+        "axes.edgecolor": LINE,
+        "xtick.color": LINE,
+        "ytick.color": LINE,
+        "xtick.labelcolor": MUTED,
+        "ytick.labelcolor": MUTED,
         "axes.spines.top": False,
         "axes.spines.right": False,
         "axes.axisbelow": True,
         "axes.unicode_minus": True,
     }
     with matplotlib.rc_context(style):
-        figure = Figure(figsize=_SIZE, layout="constrained")
+        figure = Figure(figsize=size, layout="constrained")
         FigureCanvasSVG(figure)
         axes = figure.add_subplot()
         draw(axes)

@@ -1,11 +1,23 @@
-"""A tiny FLUX pipeline and LoRAs for it, built once for the folder."""
+"""A tiny FLUX pipeline and LoRAs for it, built once for the folder, and a real browser for the pages."""
 
-from collections.abc import Callable
+import os
+import shutil
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.tiny import tiny_flux
+
+ARGUMENTS = (
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--no-first-run",
+)
 
 
 @pytest.fixture(scope="session")
@@ -40,3 +52,17 @@ def make_lora(flux: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[
 def lora(make_lora: Callable[[float], Path]) -> Path:
     """Folder of a LoRA that visibly changes the pictures."""
     return make_lora(1.0)
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    chromium = shutil.which("chromium")
+    if chromium is None:
+        if os.environ.get("CI"):
+            pytest.fail("chromium is missing; the CI script should have installed it")
+        pytest.skip("chromium is not installed; apt-get install chromium")
+    sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    with sync_api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium, args=list(ARGUMENTS))
+        yield browser
+        browser.close()

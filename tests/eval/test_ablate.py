@@ -204,6 +204,7 @@ def result(name: str, seed: int, gain: float, adherence: float | None, state: st
         "iterations": 3,
         "kept_iteration": None,
         "summary": {"reward": measured, "adherence": held} if state == "done" else {},
+        "curves": {"reward": {"steps": [0.0, 2.0], "values": [50.0, 50.0 + gain]}} if state == "done" else {},
     }
 
 
