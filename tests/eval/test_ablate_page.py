@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from eval.ablate_page import write_page
-from eval.ablate_plots import RAMP, color_steps, pareto_front
+from eval.ablate_plots import color_steps, pareto_front
 from eval.ablate_table import mean_curve, summarise
+from eval.plots import RAMP
 
 
 def run(name: str, seed: int, gains: dict[str, float], **changes: Any) -> dict[str, Any]:
