@@ -43,6 +43,12 @@ def build_parser() -> Any:
     )
     ablate.add_argument("--only", nargs="*", default=[], help="Patterns of the names of runs to do.")
     ablate.add_argument("--parallel", type=int, default=1, help="Runs at a time on this machine.")
+    ablate.add_argument(
+        "--ray",
+        default=None,
+        metavar="ADDRESS",
+        help="Ray cluster that carries out the runs: auto, or host:port.",
+    )
     ablate.add_class_arguments(AblateConfig)
     report = ArgumentParser(exit_on_error=False)
     report.add_argument("folder", type=str, help="Folder with the results.json that compare wrote.")
@@ -107,7 +113,7 @@ def _ablation(settings: Any) -> Callable[[], None]:
     from eval.ablate_config import AblateConfig
 
     config = AblateConfig(**{name: settings[name] for name in AblateConfig.__dataclass_fields__})
-    options = {name: settings[name] for name in ("only", "parallel", "dry_run")}
+    options = {name: settings[name] for name in ("only", "parallel", "dry_run", "ray")}
     return partial(run, config, list_runs=settings["list"], **options)
 
 

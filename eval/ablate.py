@@ -1,4 +1,4 @@
-"""`python -m eval ablate --config FILE [--list] [--dry_run] [--only PATTERNS] [--parallel N] [--key VALUE]`
+"""`python -m eval ablate --config FILE [--list] [--dry_run] [--only PATTERNS] [--parallel N | --ray ADDRESS]`
 
 It can be stopped at any time and goes on where it was; page and tables are written anew after every run.
 """
@@ -15,6 +15,7 @@ from types import FrameType
 
 from eval import ablate_table
 from eval.ablate_config import AblateConfig, Run, chosen, expand
+from eval.ablate_ray import RayWorkshop
 from eval.ablate_runs import Busy, RunFailed, Workshop, commands, state_of
 from eval.ablate_server import reward_server
 
@@ -25,6 +26,7 @@ def run(
     parallel: int = 1,
     dry_run: bool = False,
     list_runs: bool = False,
+    ray: str | None = None,
 ) -> None:
     """Carry out what is not finished yet of a matrix of runs, and write its page and tables.
 
@@ -34,6 +36,8 @@ def run(
         parallel: Runs at a time on this machine.
         dry_run: Print what would be executed and how long it would take, and stop.
         list_runs: Print every run's name and how far it is, and stop.
+        ray: Address of a Ray cluster whose nodes carry out the runs, as many at a time as have room; then
+            `parallel` is not used.
 
     Raises:
         ValueError: The matrix, or one of its combinations, is not valid; nothing was started.
@@ -55,7 +59,7 @@ def run(
     failures: dict[str, str] = {}
     print(plan(config, todo, len(selected), parallel, seconds_of(config, runs)), flush=True)
     if todo:
-        failures = execute(config, runs, todo, parallel)
+        failures = execute(config, runs, todo, parallel, ray)
     out = Path(config.out)
     ablate_table.write(ablate_table.collect(config, runs, failures), out)
     print(f"page     {out / 'index.html'}")
@@ -65,11 +69,18 @@ def run(
         raise RunFailed(f"{len(failures)} of {len(todo)} runs failed, run it again to go on:\n{listed}")
 
 
-def execute(config: AblateConfig, runs: Sequence[Run], todo: Sequence[Run], parallel: int) -> dict[str, str]:
+def execute(
+    config: AblateConfig, runs: Sequence[Run], todo: Sequence[Run], parallel: int, ray: str | None
+) -> dict[str, str]:
     """Carry out `todo`; returns name -> reason of those that failed."""
     failures: dict[str, str] = {}
-    with terminated_as_interrupted(), reward_server(config) as url:
-        working = Workshop(config, parallel, url)
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(terminated_as_interrupted())
+        working: Workshop | RayWorkshop
+        if ray is not None:
+            working = RayWorkshop(config, ray)
+        else:
+            working = Workshop(config, parallel, stack.enter_context(reward_server(config)))
         for number, (item, error) in enumerate(working.work(todo), start=1):
             if isinstance(error, Busy):
                 print(f"[{number}/{len(todo)}] {item.name}: left alone, {error}", flush=True)

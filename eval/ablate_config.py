@@ -22,6 +22,25 @@ from eval.config import CompareConfig
 
 
 @dataclass(frozen=True)
+class ClusterConfig:
+    """What one run takes of a node of a Ray cluster; without --ray it is not read.
+
+    Attributes:
+        cpus: Cores, which are also its compute threads.
+        gpus: GPUs; the run sees no others. Give `accelerate` a configuration with as many processes.
+    """
+
+    cpus: float = 1.0
+    gpus: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.cpus < 1 or self.gpus < 0:
+            raise ValueError(
+                f"cluster.cpus is {self.cpus}, gpus {self.gpus}; at least one core, and no fewer than 0 GPUs"
+            )
+
+
+@dataclass(frozen=True)
 class AblateConfig:
     """A matrix of training runs, each compared with its base on held-out prompts.
 
@@ -31,6 +50,7 @@ class AblateConfig:
         evaluation: Configuration of `eval compare` for every run; its weights become those of the training.
         accelerate: Configuration of `accelerate launch`.
         server: Configuration of one reward server for all runs; none: their own scorers, or reward.url.
+        cluster: What a run takes of a node, with --ray.
         out: Folder of all runs and of the tables.
         axes: Axis -> variant -> trainer's key -> value, e.g. {remedy: {kl: {regularizer.kl_weight: 0.1}}}.
             The runs are all combinations of one variant of each axis; of two values the later axis's counts.
@@ -50,6 +70,7 @@ class AblateConfig:
     evaluation: str = "configs/eval/pocket.yaml"
     accelerate: str = "configs/accelerate/one_cpu.yaml"
     server: str | None = None
+    cluster: ClusterConfig = field(default_factory=ClusterConfig)
     out: str = "runs/ablation"
     axes: dict[str, dict[str, dict[str, Any]]] = field(default_factory=dict)
     seeds: list[int] = field(default_factory=lambda: [0, 1, 2])

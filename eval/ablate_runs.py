@@ -110,13 +110,16 @@ class Workshop:
 
     Args:
         config: The ablation.
-        parallel: Runs at a time; each gets its share of the machine's cores as compute threads.
+        parallel: Runs at a time.
         url: Address of the shared reward server; none: the runs' own configurations have one, or scorers.
+        threads: Compute threads of each; none: its share of the machine's cores.
     """
 
-    def __init__(self, config: AblateConfig, parallel: int, url: str | None = None) -> None:
+    def __init__(
+        self, config: AblateConfig, parallel: int = 1, url: str | None = None, threads: int | None = None
+    ) -> None:
         self.config, self.parallel, self.url = config, parallel, url
-        self.threads = max(1, (os.cpu_count() or 1) // parallel)
+        self.threads = threads or max(1, (os.cpu_count() or 1) // parallel)
         self.stopping = threading.Event()
 
     def work(self, runs: Sequence[Run]) -> Iterator[tuple[Run, BaseException | None]]:

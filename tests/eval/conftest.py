@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
-from tests.tiny import tiny_flux
+from tests.tiny import tiny_flux, tiny_prompts
 
 ARGUMENTS = (
     "--no-sandbox",
@@ -66,3 +67,48 @@ def browser() -> Iterator[Any]:
         browser = playwright.chromium.launch(executable_path=chromium, args=list(ARGUMENTS))
         yield browser
         browser.close()
+
+
+@pytest.fixture
+def files(flux: Path, tmp_path: Path) -> dict[str, Any]:
+    """A tiny run of one iteration, a tiny comparison, and a server that could score both."""
+    scorers = [{"name": "pixels"}, {"name": "naive"}]
+    train = {
+        "iterations": 1,
+        "model": {
+            "path": str(flux),
+            "dtype": "float32",
+            "height": 32,
+            "width": 32,
+            "max_sequence_length": 32,
+            "lora": {"rank": 2, "alpha": 4},
+        },
+        "prompts": {
+            "train": str(tiny_prompts(tmp_path / "train.txt")),
+            "per_iteration": 2,
+            "group_size": 2,
+        },
+        "sampler": {"num_steps": 2, "noise_level": 0.7, "window": {"kind": "all"}, "chunk": 4},
+        "reward": {"weights": {"colourfulness": 1.0}, "scorers": scorers},
+        "optimizer": {"updates_per_rollout": 1, "lr": 0.02, "micro_batch": 8},
+        "log": {"samples_every": 0},
+    }
+    evaluation = {
+        "model": str(flux),
+        "prompts": str(tiny_prompts(tmp_path / "held_out.txt", ("a red boat", "a blue cat"))),
+        "members": 2,
+        "run_dir": "unused",
+        "sampling": {"num_steps": 1, "height": 32, "width": 32, "max_sequence_length": 32},
+        "reward": {"weights": {"colourfulness": 1.0}, "scorers": scorers},
+        "bootstrap": {"resamples": 50},
+    }
+    written = {}
+    for name, values in (
+        ("train", train),
+        ("evaluation", evaluation),
+        ("server", {"scorers": scorers}),
+    ):
+        written[name] = str(tmp_path / f"{name}.yaml")
+        Path(written[name]).write_text(yaml.safe_dump(values))
+    written["out"] = str(tmp_path / "runs")
+    return written

@@ -13,7 +13,7 @@ import scipy.stats
 import yaml
 
 from eval.__main__ import main
-from eval.ablate_config import AblateConfig, chosen, expand, override, read_mapping
+from eval.ablate_config import AblateConfig, chosen, expand, override, read_mapping, resolve_train
 from eval.ablate_runs import Busy, RunFailed, State, Workshop, locked, state_of, write_state
 from eval.ablate_server import reward_server
 from eval.ablate_table import as_csv, as_markdown, estimate, summarise
@@ -21,51 +21,6 @@ from reward_plugin.client import build_rewards
 from tests.tiny import tiny_prompts
 
 ROOT = Path(__file__).parents[2]
-
-
-@pytest.fixture
-def files(flux: Path, tmp_path: Path) -> dict[str, Any]:
-    """A tiny run of one iteration, a tiny comparison, and a server that could score both."""
-    scorers = [{"name": "pixels"}, {"name": "naive"}]
-    train = {
-        "iterations": 1,
-        "model": {
-            "path": str(flux),
-            "dtype": "float32",
-            "height": 32,
-            "width": 32,
-            "max_sequence_length": 32,
-            "lora": {"rank": 2, "alpha": 4},
-        },
-        "prompts": {
-            "train": str(tiny_prompts(tmp_path / "train.txt")),
-            "per_iteration": 2,
-            "group_size": 2,
-        },
-        "sampler": {"num_steps": 2, "noise_level": 0.7, "window": {"kind": "all"}, "chunk": 4},
-        "reward": {"weights": {"colourfulness": 1.0}, "scorers": scorers},
-        "optimizer": {"updates_per_rollout": 1, "lr": 0.02, "micro_batch": 8},
-        "log": {"samples_every": 0},
-    }
-    evaluation = {
-        "model": str(flux),
-        "prompts": str(tiny_prompts(tmp_path / "held_out.txt", ("a red boat", "a blue cat"))),
-        "members": 2,
-        "run_dir": "unused",
-        "sampling": {"num_steps": 1, "height": 32, "width": 32, "max_sequence_length": 32},
-        "reward": {"weights": {"colourfulness": 1.0}, "scorers": scorers},
-        "bootstrap": {"resamples": 50},
-    }
-    written = {}
-    for name, values in (
-        ("train", train),
-        ("evaluation", evaluation),
-        ("server", {"scorers": scorers}),
-    ):
-        written[name] = str(tmp_path / f"{name}.yaml")
-        Path(written[name]).write_text(yaml.safe_dump(values))
-    written["out"] = str(tmp_path / "runs")
-    return written
 
 
 def matrix(files: dict[str, Any], **changes: Any) -> AblateConfig:
@@ -240,6 +195,27 @@ def test_every_variant_of_the_lab_is_a_valid_configuration(monkeypatch):
     runs = expand(AblateConfig(**{**values, "seeds": [0], "skip": []}))
     assert [run.variants["remedy"] for run in runs] == list(values["axes"]["remedy"])
     assert len({run.identity for run in runs}) == len(runs)
+
+
+def test_each_algorithm_of_the_lab_is_the_file_of_its_name(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    runs = expand(AblateConfig(**read_mapping("configs/lab/algorithms.yaml")))
+    assert [run.combination for run in runs] == [
+        "grpo",
+        "guard",
+        "nft",
+        "cps",
+        "dance",
+        "fast",
+        "mix",
+        "branch",
+    ]
+    for run in runs:
+        file = resolve_train(read_mapping(f"configs/lab/{run.combination}.yaml"))
+        unused = {"run_dir", "grpo", "guard", "nft"} - {file["algorithm"]}
+        assert {k: v for k, v in run.train.items() if k not in unused} == {
+            k: v for k, v in file.items() if k not in unused
+        }, run.name
 
 
 def test_the_example_in_the_docs_is_valid(monkeypatch):
