@@ -54,6 +54,9 @@ class AblateConfig:
         out: Folder of all runs and of the tables.
         axes: Axis -> variant -> trainer's key -> value, e.g. {remedy: {kl: {regularizer.kl_weight: 0.1}}}.
             The runs are all combinations of one variant of each axis; of two values the later axis's counts.
+            None: the reward's weights, see `simplex`.
+        simplex: Without axes, the dimensions whose weights are the matrix: each alone, each two and all of
+            them in equal parts.
         seeds: Every combination is run once with each; intervals are over them.
         skip: Combinations to leave out, as patterns of their names, such as naive/kl_*.
         reference: Variant of the last axis whose reward gain the others' is a share of; none: no such column.
@@ -73,6 +76,7 @@ class AblateConfig:
     cluster: ClusterConfig = field(default_factory=ClusterConfig)
     out: str = "runs/ablation"
     axes: dict[str, dict[str, dict[str, Any]]] = field(default_factory=dict)
+    simplex: list[str] = field(default_factory=lambda: ["iaa", "iqa", "ista"])
     seeds: list[int] = field(default_factory=lambda: [0, 1, 2])
     skip: list[str] = field(default_factory=list)
     reference: str | None = None
@@ -81,8 +85,10 @@ class AblateConfig:
     seconds_per_run: float = 300.0
 
     def __post_init__(self) -> None:
-        if not self.axes or not all(self.axes.values()):
-            raise ValueError(f"axes is {self.axes}; name at least one axis, and a variant of each")
+        if not self.axes:
+            object.__setattr__(self, "axes", {"weights": simplex(self.simplex)})
+        if not all(self.axes.values()):
+            raise ValueError(f"axes is {self.axes}; name a variant of each")
         if not self.seeds or len(set(self.seeds)) < len(self.seeds):
             raise ValueError(f"seeds is {self.seeds}; give at least one seed, and none twice")
         if not 0.0 < self.confidence < 1.0:
@@ -95,6 +101,22 @@ class AblateConfig:
         last = list(self.axes.values())[-1]
         if self.reference is not None and self.reference not in last:
             raise ValueError(f"reference is {self.reference!r}; variants of the last axis: {', '.join(last)}")
+
+
+def simplex(dimensions: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """Variants of the reward's weights: each dimension alone, each two in equal parts, and all.
+
+    Raises:
+        ValueError: There is none, or one twice.
+    """
+    if not dimensions or len(set(dimensions)) < len(dimensions):
+        raise ValueError(f"simplex is {list(dimensions)}; name at least one dimension, and none twice")
+    sizes = sorted({1, min(2, len(dimensions)), len(dimensions)})
+    mixed = [names for size in sizes for names in itertools.combinations(dimensions, size)]
+    return {
+        "_".join(names): {"reward.weights": {name: round(1 / len(names), 4) for name in names}}
+        for names in mixed
+    }
 
 
 @dataclass(frozen=True)

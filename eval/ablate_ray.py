@@ -9,6 +9,7 @@ last checkpoint.
 from __future__ import annotations
 
 import os
+import socket
 import time
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -45,16 +46,20 @@ class RayWorkshop:
                 "training's reward names its scorers, or the url of a server that all nodes reach"
             )
         try:
+            host, _, port = address.rpartition(":")
+            if host:  # Ray itself would try for minutes
+                socket.create_connection((host, int(port)), timeout=10).close()
             ray.init(address=address, log_to_driver=False, logging_level="ERROR")
-        except (ConnectionError, ValueError, RuntimeError) as error:
+        except (OSError, ValueError, RuntimeError) as error:
             reason = (str(error).strip().splitlines() or [type(error).__name__])[-1]
             raise ValueError(f"--ray {address}: {reason}; run `ray start` on this machine") from None
         wanted = {"CPU": config.cluster.cpus, "GPU": config.cluster.gpus}
-        if not any(all(node.get(k, 0) >= v for k, v in wanted.items()) for node in _nodes()):
+        there = _nodes()
+        if not any(all(node[kind] >= amount for kind, amount in wanted.items()) for node in there):
             ray.shutdown()
             raise ValueError(
                 f"cluster.cpus is {config.cluster.cpus:g}, cluster.gpus {config.cluster.gpus:g}: no node of "
-                f"the cluster has as many; they have {_nodes()}"
+                f"the cluster has as many; they have {there}"
             )
 
     def work(self, runs: Sequence[Run]) -> Iterator[tuple[Run, BaseException | None]]:

@@ -28,11 +28,15 @@ def load_eval(path: Path) -> object:
 
 
 def load_lab(path: Path) -> object:
-    """A matrix of runs, how they are judged, and otherwise trainers' configurations."""
+    """Matrices of runs, how they are judged, and otherwise trainers' configurations."""
     if path.stem == "evaluation":
         return load_eval(path)
-    if path.stem != "matrix":
+    if path.stem not in ("matrix", "algorithms"):
         return load_train(path)
+    return load_ablation(path)
+
+
+def load_ablation(path: Path) -> object:
     parser = eval_command.build_parser()
     return parser.instantiate(parser.parse_args(["ablate", "--config", str(path)])).ablate
 
@@ -48,6 +52,7 @@ LOADERS: dict[str, Callable[[Path], object]] = {
     "lab": load_lab,
     "reward": load_reward,
     "eval": load_eval,
+    "ablations": load_ablation,
     "accelerate": load_accelerate,
 }
 

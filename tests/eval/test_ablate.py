@@ -65,7 +65,9 @@ def test_a_later_axis_goes_before_an_earlier_one_and_the_base_is_left_alone():
         ({"axes": {"x": {"v": {"optimizer.lr": 0}}}, "reference": None}, r"^v: optimizer.lr is 0"),
         ({"train": "nowhere.yaml"}, "nowhere.yaml cannot be read"),
         ({"skip": ["*"]}, "leaves nothing to run"),
-        ({"axes": {}}, "at least one axis"),
+        ({"axes": {"x": {}}}, "a variant of each"),
+        ({"axes": {}, "simplex": [], "reference": None}, "at least one dimension"),
+        ({"axes": {}, "simplex": ["iaa", "iaa"], "reference": None}, "none twice"),
         ({"axes": {"x": {"a/b": {}}}}, "names a folder"),
         ({"seeds": [1, 1]}, "none twice"),
         ({"reference": "colour"}, "variants of the last axis: none, kl"),
@@ -75,6 +77,17 @@ def test_a_matrix_that_cannot_be_run_is_refused_before_anything_starts(files, ch
     with pytest.raises(ValueError, match=text):
         expand(matrix(files, **changes))
     assert not Path(files["out"]).exists()
+
+
+def test_without_axes_the_matrix_is_the_simplex_of_the_weights(files):
+    config = matrix(files, axes={}, simplex=["colourfulness", "sharpness", "naive_pixels"], reference=None)
+    runs = [run for run in expand(config) if run.seed == 0]
+    weights = [run.train["reward"]["weights"] for run in runs]
+    assert [len(w) for w in weights] == [1, 1, 1, 2, 2, 2, 3]
+    assert all(sum(w.values()) == pytest.approx(1.0, abs=1e-3) and len(set(w.values())) == 1 for w in weights)
+    assert [run.combination for run in runs][:4:3] == ["colourfulness", "colourfulness_sharpness"]
+    two = AblateConfig(simplex=["a", "b"]).axes["weights"]
+    assert list(two) == ["a", "b", "a_b"]
 
 
 def test_a_pattern_that_matches_nothing_is_named(files):
