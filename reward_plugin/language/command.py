@@ -100,9 +100,19 @@ def talk(model: Chat, image: str, config: ChatConfig, source: IO[str], target: I
 
 def vqa(images: Sequence[str], config: VqaConfig) -> int:
     """Answer the questions of a list, or one question about each picture."""
+    rows = answer_items(list(_questions(images, config)), config)
+    _say_accuracy(rows)
+    return exit_code(rows, config.out)
+
+
+def answer_items(items: Sequence[Item], config: VqaConfig) -> list[Row]:
+    """The row of each item, whose `extra` holds its question; goes on where `config.out` has rows already.
+
+    Raises:
+        ConfigError: an option or a question is wrong.
+    """
     from reward_plugin.language.vqa import check_question
 
-    items = list(_questions(images, config))
     for item in items:
         check_question(item.extra.get("question"), item.image)
 
@@ -111,9 +121,7 @@ def vqa(images: Sequence[str], config: VqaConfig) -> int:
         return lambda batch, pictures: _answers(model, batch, pictures, config)
 
     scored_by = identity("vqa", config, question=None, image_root=None)
-    rows = make_rows(items, config, scored_by, load, config.batch_size)
-    _say_accuracy(rows)
-    return exit_code(rows, config.out)
+    return make_rows(items, config, scored_by, load, config.batch_size)
 
 
 def analyse(images: Sequence[str], config: AnalyseConfig) -> int:

@@ -17,6 +17,7 @@ from reward_plugin.score.reading import BATCH_PIXELS, Load, byte_reader, decoder
 if TYPE_CHECKING:
     from reward_plugin.client import RewardClient
     from reward_plugin.local import LocalRewards
+    from reward_plugin.types import Scorer
 
 #: What a server allows in a request if it does not say: pictures and bytes.
 LIMITS = {"max_items": 32, "max_bytes": 64 << 20}
@@ -72,6 +73,11 @@ class Backend:
         self.rewards = self._local = LocalRewards(build_scorers(self._specs))
         self.ranges = self._local.ranges
         return self._local.dimensions
+
+    @property
+    def local_scorers(self) -> Sequence[Scorer]:
+        """Scorers of this process; none where a server scores."""
+        return () if self._local is None else self._local.scorers
 
     def __enter__(self) -> Backend:
         return self

@@ -12,14 +12,15 @@ import os
 import stat
 import sys
 from collections import defaultdict, deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import ExitStack
 from pathlib import Path
 
 from tqdm import tqdm
 
-from reward_plugin.errors import ConfigError, ProtocolError, RewardError
+from reward_plugin.errors import ConfigError, ProtocolError, RewardError, ScorerFailed
+from reward_plugin.score.alone import alone
 from reward_plugin.score.backend import Backend
 from reward_plugin.score.config import ScoreConfig
 from reward_plugin.score.filters import Filter, parse_filter
@@ -43,16 +44,49 @@ def run(images: Sequence[str], config: ScoreConfig) -> int:
     Raises:
         RewardError: it could not start or go on.
     """
+
+    def find() -> list[Item]:
+        _spare_sources(config, images)
+        return gather(images, prompt=config.prompt, recursive=config.recursive, skip=config.sheet)
+
+    job = _run(find, config)
+    return INTERRUPTED if job is None else job.finish()
+
+
+def score_items(
+    items: Sequence[Item], config: ScoreConfig, stale: Callable[[Row], bool] | None = None
+) -> tuple[list[Row], str] | None:
+    """Score pictures into `config.out`, and go on where a run ended; for callers that make a report of their
+    own.
+
+    Args:
+        items: what to score; their further keys go into the rows.
+        config: what scores, and `out`.
+        stale: of a row that the file holds, whether it is to be scored again.
+
+    Returns:
+        The row of each item, and what scored them all (`scored_by`); None where the user interrupted it.
+
+    Raises:
+        RewardError: it could not start or go on.
+    """
+    job = _run(lambda: items, config, stale)
+    return None if job is None else ([row for row in job.rows if row is not None], job.backend.scored_by)
+
+
+def _run(
+    find: Callable[[], Sequence[Item]], config: ScoreConfig, stale: Callable[[Row], bool] | None = None
+) -> _Job | None:
+    """Score all items; None where the user interrupted it."""
     wanted = _check(config)
     with ExitStack() as stack:
         backend = stack.enter_context(Backend(config))
-        _spare_sources(config, images)
-        items = gather(images, prompt=config.prompt, recursive=config.recursive, skip=config.sheet)
+        items = find()
         out = None
         if config.out is not None:
             out = open_rows(config.out, backend.scored_by)
             stack.callback(out.close)
-        rows = _found(items, out, config.retry)
+        rows = _found(items, out, lambda row: (config.retry and row["error"]) or (stale and stale(row)))
         todo = [i for i, row in enumerate(rows) if row is None]
         if out is not None and len(todo) < len(items):
             _say(f"{len(items) - len(todo)} of {len(items)} are in {config.out} already")
@@ -61,13 +95,13 @@ def run(images: Sequence[str], config: ScoreConfig) -> int:
             job.score(todo, out)
         except KeyboardInterrupt:
             _stopped(job, config, "interrupted")
-            return INTERRUPTED
+            return None
         except RewardError as error:
             if out is None or not job.done:
                 raise
             _stopped(job, config, "stopped")
             raise error
-    return job.finish()
+    return job
 
 
 class _Job:
@@ -85,6 +119,7 @@ class _Job:
         self.extra = extra_keys(items)
         self.dimensions: Sequence[str] = dimensions_of([row for row in rows if row], self.extra)
         self.prints = config.out is None
+        self.failed_in_a_row, self.worked = 0, False  # pictures that a scorer fails on alone
         by = config.sheet_by
         self.sheet_by = by if isinstance(by, list) else [name.strip() for name in by.split(",")]
 
@@ -144,10 +179,29 @@ class _Job:
         self, batch: list[Loaded], future: Future[ScoreTable] | None
     ) -> tuple[list[Loaded], ScoreTable]:
         """A batch and its scores; what could not be read is missing with its reason."""
-        table = ScoreTable.computed(self.dimensions, []) if future is None else future.result()
+        try:
+            table = ScoreTable.computed(self.dimensions, []) if future is None else future.result()
+        except ScorerFailed as error:
+            table = self._one_by_one([loaded for loaded in batch if loaded.picture is not None], error)
+        else:
+            self.failed_in_a_row, self.worked = 0, self.worked or future is not None
         if tuple(table.dimensions) != tuple(self.dimensions):
             raise ProtocolError(f"scores {table.dimensions} came back instead of {self.dimensions}")
         return batch, table.scatter([loaded.error for loaded in batch])
+
+    def _one_by_one(self, batch: Sequence[Loaded], reason: ScorerFailed) -> ScoreTable:
+        """Scores of a batch on which a scorer failed: the picture that it fails on alone costs no other.
+
+        Raises:
+            ScorerFailed: it fails on all of them, and it is not one picture's doing.
+        """
+        tables = [alone(loaded, self.backend, self.dimensions) for loaded in batch]
+        for table in tables:
+            self.failed_in_a_row = self.failed_in_a_row + 1 if table.errors[0] else 0
+        if all(table.errors[0] for table in tables) and (self.failed_in_a_row > 1 or not self.worked):
+            raise reason
+        self.worked = True
+        return ScoreTable.concat(tables)
 
     def finish(self) -> int:
         """Summary, filter, sheet; returns the exit code."""
@@ -219,12 +273,13 @@ def _spare_sources(config: ScoreConfig, sources: Sequence[str]) -> None:
                 raise ConfigError(f"{name} {file}: is also what is to be scored; give another file")
 
 
-def _found(items: Sequence[Item], out: RowFile | None, retry: bool) -> list[Row | None]:
-    """The row of each item that the file holds already, or None."""
+def _found(items: Sequence[Item], out: RowFile | None, again: Callable[[Row], object]) -> list[Row | None]:
+    """The row of each item that the file holds already, or None; rows to be made again leave the file."""
     if out is None:
         return [None] * len(items)
-    if retry and any(row["error"] for row in out.rows):
-        out.keep([row for row in out.rows if not row["error"]])
+    kept = [row for row in out.rows if not again(row)]
+    if len(kept) < len(out.rows):
+        out.keep(kept)
     there: defaultdict[tuple[str, str | None], deque[Row]] = defaultdict(deque)
     for row in out.rows:
         there[Item(row["image"], row.get("prompt")).key].append(row)

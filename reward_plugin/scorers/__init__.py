@@ -21,6 +21,7 @@ from reward_plugin.scorers import (
     ocr,
     pickscore,
     pixels,
+    prefixed,
     pyiqa,
     unipercept,
 )
@@ -44,12 +45,15 @@ SCORERS: dict[str, Callable[..., Scorer]] = {
 def build_scorer(spec: Mapping[str, Any]) -> Scorer:
     """Build one scorer from `{name: ..., option: ...}`.
 
+    `prefix: TEXT` is an option of every scorer: its dimensions become `TEXT_iaa` and so on, so that two
+    models of one kind can score side by side.
+
     Raises:
         ConfigError: unknown name or option, or a missing one, naming those that exist.
         CheckpointError: its model cannot be loaded.
     """
     options = dict(spec)
-    name = options.pop("name", None)
+    name, prefix = options.pop("name", None), options.pop("prefix", None)
     if name not in SCORERS:
         raise ConfigError(f"scorers: unknown name {name!r}; known are {', '.join(SCORERS)}")
     parameters = inspect.signature(SCORERS[name]).parameters
@@ -60,7 +64,10 @@ def build_scorer(spec: Mapping[str, Any]) -> Scorer:
     for option, parameter in parameters.items():
         if parameter.default is parameter.empty and option not in options:
             raise ConfigError(f"scorer {name!r}: option {option!r} is missing")
-    return SCORERS[name](**options)
+    if prefix is None:
+        return SCORERS[name](**options)
+    prefixed.check_prefix(prefix)
+    return prefixed.Prefixed(SCORERS[name](**options), prefix)
 
 
 def build_scorers(specs: Sequence[Mapping[str, Any]]) -> list[Scorer]:

@@ -5,6 +5,7 @@ import importlib.util
 import io
 import json
 import os
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,8 @@ from reward_plugin.score.sheet import best_and_worst, draw_sheet
 from reward_plugin.score.show import card, shorten
 from reward_plugin.score.summary import bar_chart, distribution, summary_text
 from reward_plugin.scorers import SCORERS
-from tests.reward.helpers import PromptLength
+from reward_plugin.types import ImageLike, ScoreTable
+from tests.reward.helpers import Broken, PromptLength
 
 PIXELS = ["--scorers", '[{"name": "pixels"}]']
 
@@ -346,3 +348,52 @@ def test_every_file_that_an_option_names_counts_given_or_by_default(
     assert changed_by("words/README.md", "a card") == set()
     assert changed_by("THUDM/ImageReward/ImageReward.pt", "others") == {"imagereward"}
     assert describe({"name": "ocr", "threads": 4}) == describe({"name": "ocr"})
+
+
+class FailsOnGrey:
+    """Mean of the pixels; a batch with a picture of saturation 0 in it fails as a whole."""
+
+    name = "fragile"
+    dimensions = ("mean",)
+    ranges: Mapping[str, tuple[float, float]] = {"mean": (0, 255)}
+
+    def score(self, images: Sequence[ImageLike], prompts: Sequence[str] | None = None) -> ScoreTable:
+        arrays = [np.asarray(image) for image in images]
+        if any(np.ptp(array.reshape(-1, 3)[0]) == 0 for array in arrays):
+            raise RuntimeError("division by zero")
+        return ScoreTable.computed(self.dimensions, [[array.mean()] for array in arrays])
+
+
+def test_a_picture_that_breaks_a_scorer_costs_only_its_own_score(
+    pictures: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    monkeypatch.setitem(SCORERS, "fragile", FailsOnGrey)
+    both = ["--scorers", '[{"name": "pixels"}, {"name": "fragile"}]', "--out", "rows.jsonl"]
+    Path("in/a.png").write_bytes(Path("in/s4.png").read_bytes())
+    assert main(["score", "in", *both, "--batch_size", "3"]) == 3
+    found = {row["image"]: row for row in rows("rows.jsonl")}
+    assert found["in/s0.png"]["mean"] is None and found["in/s0.png"]["saturation"] == 0.0
+    assert found["in/s0.png"]["error"] == "in/s0.png: scorer 'fragile' failed: RuntimeError: division by zero"
+    assert all(found[f"in/s{i}.png"]["mean"] > 0 for i in range(1, 5))
+    assert len(found) == 7
+
+
+def test_a_scorer_that_fails_on_everything_stops_the_run(
+    pictures: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    monkeypatch.setitem(SCORERS, "broken", Broken)
+    for size in ("1", "4"):
+        command = ["score", "in", "--scorers", "broken", "--out", "rows.jsonl", "--batch_size", size]
+        assert main(command) == 1
+        assert "out of memory" in capsys.readouterr().err
+        assert not Path("rows.jsonl").exists()
+
+
+def test_two_models_of_one_kind_score_side_by_side(pictures: Path, capsys: pytest.CaptureFixture[str]):
+    both = ["--scorers", '[{"name": "pixels"}, {"name": "pixels", "prefix": "again"}]', "--out", "rows.jsonl"]
+    assert main(["score", "in/s1.png", *both]) == 0
+    row = rows("rows.jsonl")[0]
+    assert row["again_saturation"] == row["saturation"] == 0.25
+    assert row["scored_by"].startswith("pixels pixels@")
+    assert main(["score", "in", "--scorers", '[{"name": "pixels", "prefix": "1st"}]']) == 1
+    assert "prefix '1st': it must be letters" in capsys.readouterr().err
