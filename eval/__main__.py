@@ -1,4 +1,4 @@
-"""`python -m eval compare --config FILE [--any.key VALUE]`, `ablate --config FILE` and `report FOLDER`."""
+"""`python -m eval compare --config FILE [--any.key VALUE]`, `ablate`, `rating`, `vqa` and `report FOLDER`."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ def build_parser() -> Any:
     from jsonargparse import ArgumentParser
 
     from eval.ablate_config import AblateConfig
+    from eval.benchmark_commands import add_benchmarks
     from eval.config import CompareConfig
     from flow_grpo.parser import Parser
 
@@ -58,11 +59,14 @@ def build_parser() -> Any:
     )
     commands.add_subcommand("ablate", ablate, help="Train and compare every run of a matrix of settings.")
     commands.add_subcommand("report", report, help="Draw report and gallery again from results.json.")
+    add_benchmarks(commands)
     return parser
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; the exit code is 0, 1 (it failed) or 2 (it was called wrongly)."""
+    """Run one command; the exit code is 0, 1 (it failed), 2 (it was called wrongly) or 130 (interrupted); a
+    benchmark's is 3 when it is done and something is missing, and its report says what.
+    """
     from argparse import ArgumentError
 
     from eval.results import NothingScored
@@ -73,17 +77,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (ArgumentError, ValueError) as error:
         return _complain(error, MISUSED)
     try:
-        command()
+        code = command()
     except (ValueError, RewardError, NothingScored, OSError) as error:
         return _complain(error, FAILED)
     except KeyboardInterrupt:
         print("\neval: interrupted; pictures already made are kept, run it again to go on", file=sys.stderr)
         return 130
-    return 0
+    return code or 0
 
 
-def _parse(arguments: Sequence[str] | None) -> Callable[[], None]:
+def _parse(arguments: Sequence[str] | None) -> Callable[[], int | None]:
     """What the command line asks for, ready to be run."""
+    from eval.benchmark_commands import BENCHMARKS, benchmark_command
     from eval.config import CompareConfig
 
     parser = build_parser()
@@ -93,6 +98,8 @@ def _parse(arguments: Sequence[str] | None) -> Callable[[], None]:
         return partial(_report, Path(settings["folder"]))
     if parsed.command == "ablate":
         return _ablation(settings)
+    if parsed.command in BENCHMARKS:
+        return benchmark_command(parsed.command, settings)
     config = CompareConfig(**{name: settings[name] for name in CompareConfig.__dataclass_fields__})
     return partial(_compare, config)
 

@@ -192,52 +192,44 @@ def fit_logistic(scores: np.ndarray, ratings: np.ndarray) -> Logistic:
     if reason := undefined(x, y):
         raise Unfit(reason)
     centre, spread, low, span = x.mean(), x.std(), y.min(), np.ptp(y)
-    u, v = (x - centre) / spread, (y - low) / span
     falling = srcc(x, y) < 0
+    u, v = (centre - x if falling else x - centre) / spread, (y - low) / span  # so that the curve rises
     best: tuple[float, np.ndarray] | None = None
     reason = ""
-    for ends, width in (((1.0, 0.0), 0.25), ((1.5, -0.5), 1.5)):
-        top, bottom = ends[::-1] if falling else ends
+    for start in ((0.0, 1.0, 0.0, 0.25), (-0.5, 2.0, 0.0, 1.5)):
         try:
-            found = _least_squares(u, v, (top, bottom, 0.0, width), falling)
+            found = _least_squares(u, v, start)
         except (RuntimeError, ValueError) as error:
             reason = " ".join(str(error).split())
             continue
-        error_squared = float(np.sum((_logistic(u, *found) - v) ** 2))
+        error_squared = float(np.sum((_rising(u, *found) - v) ** 2))
         if math.isfinite(error_squared) and (best is None or error_squared < best[0]):
             best = error_squared, found
     if best is None:
         raise Unfit(f"the logistic fit did not converge: {reason}")
-    if np.ptp(_logistic(u, *best[1])) < 1e-9:
-        raise Unfit("the fitted logistic is flat: scores say nothing about ratings that a constant does not")
-    top, bottom, middle, width = best[1]
-    return Logistic(
-        float(low + span * top),
-        float(low + span * bottom),
-        float(centre + spread * middle),
-        float(spread * width),
-    )
+    bottom, height, middle, width = best[1]
+    if np.ptp(_rising(u, *best[1])) < 1e-6:
+        raise Unfit(
+            "the fitted logistic is flat: no curve in the scores predicts ratings better than their mean"
+        )
+    ends = float(low + span * (bottom + height)), float(low + span * bottom)
+    top, bottom = ends[::-1] if falling else ends
+    place = float(centre + (-1.0 if falling else 1.0) * spread * middle)
+    return Logistic(top, bottom, place, float(spread * width))
 
 
-def _least_squares(
-    u: np.ndarray, v: np.ndarray, start: tuple[float, float, float, float], falling: bool
-) -> np.ndarray:
-    """top, bottom, middle, width on unit scales; the curve may leave the ratings by ten times their range."""
+def _least_squares(u: np.ndarray, v: np.ndarray, start: tuple[float, float, float, float]) -> np.ndarray:
+    """bottom, height, middle, width on unit scales; the curve may leave the ratings by ten ranges."""
     from scipy.optimize import curve_fit
 
-    rising = ((0.0, -10.0), (11.0, 1.0))  # (lowest top, lowest bottom), (highest top, highest bottom)
-    (low_top, low_bottom), (high_top, high_bottom) = rising
-    if falling:
-        (low_bottom, low_top), (high_bottom, high_top) = rising
-    reach = float(np.abs(u).max())
-    bounds = (
-        [low_top, low_bottom, -2 * reach, 1e-3],
-        [high_top, high_bottom, 2 * reach, 20.0],
-    )
-    found, _ = curve_fit(_logistic, u, v, p0=start, bounds=bounds, maxfev=5000)
-    if (found[0] - found[1]) * (-1 if falling else 1) < 0:
-        raise RuntimeError("its ends crossed")
+    reach = 2 * float(np.abs(u).max())
+    bounds = ([-10.0, 0.0, -reach, 1e-3], [1.0, 21.0, reach, 20.0])
+    found, _ = curve_fit(_rising, u, v, p0=start, bounds=bounds, maxfev=5000)
     return np.asarray(found)
+
+
+def _rising(u: np.ndarray, bottom: float, height: float, middle: float, width: float) -> np.ndarray:
+    return _logistic(u, bottom + height, bottom, middle, width)
 
 
 def _logistic(x: np.ndarray, top: float, bottom: float, middle: float, width: float) -> np.ndarray:

@@ -154,3 +154,10 @@ def test_wilson_solves_its_equation_and_refuses_nonsense():
 
 def test_plcc_of_a_line_is_one():
     assert plcc(np.arange(5.0), 3 - 2 * np.arange(5.0)) == pytest.approx(-1)
+
+
+def test_an_outlier_against_the_order_is_no_crash():
+    x, y = np.arange(9.0), np.array([1, 2, 3, 4, 5, 6, 7, 8, -99.0])
+    found = agreement(x, y, FEW)
+    assert found.srcc is not None and found.srcc > 0 and found.plcc is not None and found.plcc < 0
+    assert (found.plcc_fitted is None) == (found.unfitted is not None)
