@@ -47,7 +47,7 @@ def run(config: RatingConfig) -> int:
     out = Path(config.out)
     out.mkdir(parents=True, exist_ok=True)
     sizes = {item.key[0]: item.extra[BYTES] for item in items}
-    scored = score_items(items, _score_config(config), lambda row: _changed(row, sizes))
+    scored = score_items(items, _score_config(config), lambda row: changed(row, sizes))
     if scored is None:
         return INTERRUPTED
     rows, scored_by = scored
@@ -62,15 +62,17 @@ def run(config: RatingConfig) -> int:
 def _items(sets: Sequence[RatingData], prompt: str | None) -> list[Item]:
     """Every picture once, in the order of the sets, whichever of them name it."""
     paths = dict.fromkeys(entry.path for data in sets for entry in data.rated)
-    return [Item(path, prompt, {BYTES: _size(path)}) for path in paths]
+    return [Item(path, prompt, {BYTES: size_of(path)}) for path in paths]
 
 
-def _changed(row: Row, sizes: dict[str, int | None]) -> bool:
+def changed(row: Row, sizes: dict[str, int | None]) -> bool:
+    """Whether the file of a row's picture has another size than when the row was made."""
     path = os.path.abspath(row["image"])
     return path in sizes and row.get(BYTES) != sizes[path]
 
 
-def _size(path: str) -> int | None:
+def size_of(path: str) -> int | None:
+    """Bytes of a file; None where there is none."""
     try:
         return os.stat(path).st_size
     except (OSError, ValueError):

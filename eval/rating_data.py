@@ -92,7 +92,7 @@ def read_ratings(name: str, place: RatingSet, duplicates: str = "keep") -> Ratin
     assert place.data is not None and place.images is not None
     try:
         content = Path(place.data).read_bytes()
-        entries = list(_entries(content, place.data))
+        entries = read_entries(content, place.data, '{"image": NAME, "gt_score": NUMBER}')
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         return RatingData(name, place, problem=f"{place.data}: {reason}")
@@ -118,8 +118,13 @@ def read_ratings(name: str, place: RatingSet, duplicates: str = "keep") -> Ratin
     )
 
 
-def _entries(content: bytes, path: str) -> Iterator[tuple[str, object]]:
+def read_entries(content: bytes, path: str, form: str) -> list[tuple[str, object]]:
     """Where each entry stands, and the entry; a broken line of a .jsonl file is a ValueError in its place.
+
+    Args:
+        content: Of the file.
+        path: Its name, by whose ending it is a list or has an entry a line.
+        form: What an entry looks like, for messages.
 
     Raises:
         ValueError: a .json file that is no list; either file without an entry.
@@ -139,10 +144,8 @@ def _entries(content: bytes, path: str) -> Iterator[tuple[str, object]]:
             raise ValueError(f"holds a {type(value).__name__}; it must be a list of entries")
         found = [(f"entry {index}", entry) for index, entry in enumerate(value)]
     if not found:
-        raise ValueError(
-            'is empty; it must have an entry {"image": NAME, "gt_score": NUMBER} for each picture'
-        )
-    yield from found
+        raise ValueError(f"is empty; it must have entries {form}")
+    return found
 
 
 def _parsed(line: str) -> object:

@@ -115,25 +115,31 @@ def report(part: Mapping[str, Any]) -> Iterator[str]:
     yield from part["notes"]
     if part["unusable"]:
         named = [f"{entry['image'] or entry['where']} ({entry['reason']})" for entry in part["unusable"]]
-        yield f"{len(part['unusable'])} of {part['rows']} entries cannot be used: {_listed(named)}"
+        yield f"{len(part['unusable'])} of {part['rows']} entries cannot be used: {listed(named)}"
     if part["repeated"]:
         names = [entry["image"] for entry in part["repeated"]]
         treated = (
             f"{part['left_out']} later entries are left out" if part["left_out"] else "each entry counts"
         )
-        yield f"{len(names)} pictures are in the file more than once, {treated}: {_listed(names)}"
+        yield f"{len(names)} pictures are in the file more than once, {treated}: {listed(names)}"
         against = [entry["image"] for entry in part["repeated"] if entry["contradictory"]]
         if against:
-            yield f"{len(against)} of them with different ratings: {_listed(against)}"
+            yield f"{len(against)} of them with different ratings: {listed(against)}"
     for found in part["results"]:
         if found["missing"]:
             why = [f"{r['count']} × {r['reason']} ({r['image']})" for r in found["reasons"]]
             count = f"{found['missing']} of {part['rated']}"
-            yield f"{found['column']}: {count} scores are missing: {_listed(why)}"
+            yield f"{found['column']}: {count} scores are missing: {listed(why)}"
         if found["undefined"]:
             yield f"{found['column']}: no correlation: {found['undefined']}"
         elif found["unfitted"]:
             yield f"{found['column']}: no fit: {found['unfitted']}"
+
+
+def listed(names: Sequence[str]) -> str:
+    """The first names, and how many more there are."""
+    more = f", and {len(names) - NAMED} more in results.json" if len(names) > NAMED else ""
+    return ", ".join(names[:NAMED]) + more
 
 
 def _plots(part: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
@@ -172,8 +178,3 @@ def _pair(pair: Sequence[float]) -> str:
 
 def _number(value: float | None) -> str:
     return NO_VALUE if value is None else f"{value:.3f}".replace("-", "−")
-
-
-def _listed(names: Sequence[str]) -> str:
-    more = f", and {len(names) - NAMED} more in results.json" if len(names) > NAMED else ""
-    return ", ".join(names[:NAMED]) + more

@@ -105,8 +105,15 @@ def vqa(images: Sequence[str], config: VqaConfig) -> int:
     return exit_code(rows, config.out)
 
 
-def answer_items(items: Sequence[Item], config: VqaConfig) -> list[Row]:
+def answer_items(
+    items: Sequence[Item], config: VqaConfig, stale: Callable[[Row], bool] | None = None
+) -> list[Row]:
     """The row of each item, whose `extra` holds its question; goes on where `config.out` has rows already.
+
+    Args:
+        items: what to ask about.
+        config: which model, how, and where rows go.
+        stale: of a row that the file holds, whether its question is to be asked again.
 
     Raises:
         ConfigError: an option or a question is wrong.
@@ -121,7 +128,7 @@ def answer_items(items: Sequence[Item], config: VqaConfig) -> list[Row]:
         return lambda batch, pictures: _answers(model, batch, pictures, config)
 
     scored_by = identity("vqa", config, question=None, image_root=None)
-    return make_rows(items, config, scored_by, load, config.batch_size)
+    return make_rows(items, config, scored_by, load, config.batch_size, stale)
 
 
 def analyse(images: Sequence[str], config: AnalyseConfig) -> int:

@@ -64,7 +64,12 @@ def load_chat(config: Common) -> Chat:
 
 
 def make_rows(
-    items: Sequence[Item], config: Common, scored_by: str, load: Callable[[], Work], pictures_at_once: int
+    items: Sequence[Item],
+    config: Common,
+    scored_by: str,
+    load: Callable[[], Work],
+    pictures_at_once: int,
+    stale: Callable[[Row], bool] | None = None,
 ) -> list[Row]:
     """The row of each item: from the file, or made now and written or printed.
 
@@ -74,6 +79,7 @@ def make_rows(
         scored_by: see `identity`.
         load: gets the model ready; not called where nothing is left to do.
         pictures_at_once: items that one call of the work takes.
+        stale: of a row that the file holds, whether it is to be made again.
 
     Raises:
         ConfigError: an option, a list or the file is wrong.
@@ -81,7 +87,7 @@ def make_rows(
     check(config, items)
     out = None if config.out is None else open_rows(config.out, scored_by)
     try:
-        rows = _found(items, out, config.retry)
+        rows = _found(items, out, lambda row: (config.retry and row["error"]) or (stale and stale(row)))
         todo = [index for index, row in enumerate(rows) if row is None]
         if out is not None and len(todo) < len(items):
             say(f"{len(items) - len(todo)} of {len(items)} are in {config.out} already")
@@ -157,12 +163,13 @@ def _give(rows: Sequence[Row], out: RowFile | None) -> None:
         print(json.dumps(row, ensure_ascii=False), flush=True)
 
 
-def _found(items: Sequence[Item], out: RowFile | None, retry: bool) -> list[Row | None]:
-    """The row of each item that the file holds already, or None."""
+def _found(items: Sequence[Item], out: RowFile | None, again: Callable[[Row], object]) -> list[Row | None]:
+    """The row of each item that the file holds already, or None; rows to be made again leave the file."""
     if out is None:
         return [None] * len(items)
-    if retry and any(row["error"] for row in out.rows):
-        out.keep([row for row in out.rows if not row["error"]])
+    kept = [row for row in out.rows if not again(row)]
+    if len(kept) < len(out.rows):
+        out.keep(kept)
     there: defaultdict[tuple[Any, ...], deque[Row]] = defaultdict(deque)
     for row in out.rows:
         there[os.path.abspath(row["image"]), row.get("prompt"), row.get("question")].append(row)
