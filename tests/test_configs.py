@@ -24,7 +24,9 @@ def load_reward(path: Path) -> object:
 
 def load_eval(path: Path) -> object:
     parser = eval_command.build_parser()
-    return parser.instantiate(parser.parse_args(["compare", "--config", str(path)])).compare
+    kind = path.stem.split("_")[0]
+    command = kind if kind in ("rating", "vqa") else "compare"
+    return parser.instantiate(parser.parse_args([command, "--config", str(path)]))[command]
 
 
 def load_lab(path: Path) -> object:
@@ -130,7 +132,9 @@ def strings(value: object) -> Iterator[str]:
 @every_file
 def test_repository_files_that_it_names_exist(folder: str, path: Path):
     named = [
-        text for text in strings(yaml.safe_load(path.read_text())) if text.startswith(("pocket/", "prompts/"))
+        text
+        for text in strings(yaml.safe_load(path.read_text()))
+        if text.startswith(("pocket/", "prompts/", "eval/"))
     ]
     missing = [text for text in named if not (ROOT / text).exists()]
     assert not missing

@@ -86,6 +86,7 @@ def make_rows(
     """
     check(config, items)
     out = None if config.out is None else open_rows(config.out, scored_by)
+    rows: list[Row | None] = []
     try:
         rows = _found(items, out, lambda row: (config.retry and row["error"]) or (stale and stale(row)))
         todo = [index for index, row in enumerate(rows) if row is None]
@@ -104,6 +105,10 @@ def make_rows(
                     for index, row in zip(batch, new, strict=True):
                         rows[index] = row
                     bar.update(len(batch))
+    except KeyboardInterrupt:
+        where = "" if out is None else f"; they are in {config.out}, and the same command goes on from there"
+        say(f"interrupted: {sum(row is not None for row in rows)} of {len(items)} are done{where}")
+        raise
     finally:
         if out is not None:
             out.close()

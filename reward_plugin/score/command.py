@@ -9,15 +9,12 @@ from __future__ import annotations
 
 import logging
 import os
-import stat
 import sys
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import ExitStack
 from pathlib import Path
-
-from tqdm import tqdm
 
 from reward_plugin.errors import ConfigError, ProtocolError, RewardError, ScorerFailed
 from reward_plugin.score.alone import alone
@@ -30,7 +27,7 @@ from reward_plugin.score.output import FORMATS, RowFile, open_rows
 from reward_plugin.score.reading import Loaded, batches
 from reward_plugin.score.rows import Row, columns_of, dimensions_of, extra_keys, make_rows, recovered
 from reward_plugin.score.sheet import check_sheet, write_sheet
-from reward_plugin.score.show import Printer, speaks_unicode
+from reward_plugin.score.show import Printer, progress_bar, speaks_unicode
 from reward_plugin.score.summary import summary_text
 from reward_plugin.types import ScoreTable
 
@@ -144,7 +141,7 @@ class _Job:
             out.start(columns)
         at = iter(todo)
         failed = 0
-        with _progress_bar(len(todo), self.prints) as bar:
+        with progress_bar(len(todo), self.prints) as bar:
             for batch, table in self._scored([self.items[i] for i in todo]):
                 new = make_rows([loaded.item for loaded in batch], table, self.backend.scored_by)
                 if out is not None:
@@ -291,15 +288,6 @@ def _stopped(job: _Job, config: ScoreConfig, how: str) -> None:
     if config.out is not None:
         where = f"; they are in {config.out}, and the same command goes on from there"
     _say(f"{how}: {job.done} of {len(job.items)} pictures are scored{where}")
-
-
-def _progress_bar(total: int, prints: bool) -> tqdm:
-    """Drawn where a person looks on, and rows do not appear among it, be it through a pipe."""
-    shown = sys.stderr.isatty() and (not prints or stat.S_ISREG(os.fstat(sys.stdout.fileno()).st_mode))
-    # the terminal of a container may have no size, and tqdm would draw nothing in it
-    unknown = shown and not all(os.get_terminal_size(sys.stderr.fileno()))
-    columns, lines = (80, 24) if unknown else (None, None)
-    return tqdm(total=total, unit="img", disable=not shown, smoothing=0.1, ncols=columns, nrows=lines)
 
 
 def _say(message: str) -> None:

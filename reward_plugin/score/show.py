@@ -1,11 +1,15 @@
-"""Scores for the eyes: a card for one picture, an aligned line for each of several."""
+"""Scores for the eyes: a card for one picture, an aligned line for each of several, a bar while it goes on."""
 
 from __future__ import annotations
 
 import math
+import os
+import stat
 import sys
 from collections.abc import Mapping, Sequence
 from typing import Any, TextIO
+
+from tqdm import tqdm
 
 from reward_plugin.score.formats import json_line
 from reward_plugin.score.rows import Row
@@ -105,3 +109,12 @@ def _bar(share: float, unicode: bool) -> str:
         return ("#" * (eighths // 8)).ljust(BAR, ".")
     full, rest = divmod(eighths, 8)
     return ("█" * full + (EIGHTHS[rest] if rest else "")).ljust(BAR, "░")
+
+
+def progress_bar(total: int, prints: bool) -> tqdm:
+    """Drawn where a person looks on, and rows do not appear among it, be it through a pipe."""
+    shown = sys.stderr.isatty() and (not prints or stat.S_ISREG(os.fstat(sys.stdout.fileno()).st_mode))
+    # the terminal of a container may have no size, and tqdm would draw nothing in it
+    unknown = shown and not all(os.get_terminal_size(sys.stderr.fileno()))
+    columns, lines = (80, 24) if unknown else (None, None)
+    return tqdm(total=total, unit="img", disable=not shown, smoothing=0.1, ncols=columns, nrows=lines)
