@@ -1,4 +1,4 @@
-"""Scores for the eyes: a card for one picture, an aligned line for each of several, a bar while it goes on."""
+"""Scores for the eyes: a card for one picture, an aligned line for each of several, a progress bar."""
 
 from __future__ import annotations
 
