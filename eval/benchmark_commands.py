@@ -47,7 +47,8 @@ def _run(name: str, config: Any) -> int:
     from eval import rating, vqa
 
     _quieten()
-    code = {"rating": rating.run, "vqa": vqa.run}[name](config)
+    run: Callable[[Any], int] = rating.run if name == "rating" else vqa.run
+    code = run(config)
     if code != INTERRUPTED:
         out = Path(config.out)
         print((out / "table.md").read_text(encoding="utf-8"))

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from eval.metrics import Bootstrap
-from eval.rating_sets import SETS
+from eval.rating_sets import SETS, Dimension
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class RatingSet:
 
     data: str | None = None
     images: str | None = None
-    dimension: Literal["iaa", "iqa", "ista"] | None = None
+    dimension: Dimension | None = None
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ class RatingConfig:
     only: list[str] = field(default_factory=list)
     data: str | None = None
     images: str | None = None
-    dimension: Literal["iaa", "iqa", "ista"] | None = None
+    dimension: Dimension | None = None
     columns: dict[str, list[str]] = field(default_factory=dict)
     all_dimensions: bool = False
     duplicates: Literal["keep", "first"] = "keep"

@@ -48,7 +48,7 @@ def write_tables(results: Mapping[str, Any], out: Path) -> None:
 
 def table(results: Mapping[str, Any]) -> list[dict[str, Any]]:
     """One row for each set and column of scores, every number as text."""
-    rows = []
+    rows: list[dict[str, Any]] = []
     for part in results["sets"]:
         for found in part["results"] or [None]:
             row = {"set": part["name"], "first": not rows or rows[-1]["set"] != part["name"]}

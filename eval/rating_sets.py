@@ -8,12 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Literal, TypeAlias
 
 #: Whose figures `published` has, each (SRCC, PLCC).
 SOURCE = "UniPercept, arXiv 2512.21675, table 1"
 MODELS = ("UniPercept", "ArtiMuse", "InternVL3-8B")
 #: What a rating is of.
-DIMENSIONS = ("iaa", "iqa", "ista")
+Dimension: TypeAlias = Literal["iaa", "iqa", "ista"]
+DIMENSIONS: tuple[Dimension, ...] = ("iaa", "iqa", "ista")
 
 
 @dataclass(frozen=True)
@@ -31,7 +33,7 @@ class RatedSet:
 
     rows: int
     scale: tuple[float, float]
-    dimension: str
+    dimension: Dimension
     folder: str
     file: str
     published: Mapping[str, tuple[float, float]] = field(default_factory=dict)

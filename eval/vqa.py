@@ -37,7 +37,7 @@ def run(config: VqaBenchmarkConfig) -> int:
     sets = [read_questions(name, place, config.fields) for name, place in config.chosen().items()]
     for data in sets:
         _say(data)
-    where = _in_order(sets)
+    where = in_order(sets)
     if not where:
         problems = [data.problem for data in sets if data.problem]
         raise ValueError("; ".join(problems) or "no question can be asked")
@@ -60,7 +60,7 @@ def run(config: VqaBenchmarkConfig) -> int:
     return 0 if complete(results) else SOME_FAILED
 
 
-def _in_order(sets: Sequence[QuestionData]) -> list[tuple[int, int]]:
+def in_order(sets: Sequence[QuestionData]) -> list[tuple[int, int]]:
     """Set and number of every question, those about one picture together, so that it is seen once."""
     where = [(part, index) for part, data in enumerate(sets) for index in range(len(data.questions))]
     first: dict[str, int] = {}

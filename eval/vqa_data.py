@@ -119,7 +119,7 @@ def _key(attribute: str, names: Sequence[str], keys: Mapping[str, str], data: st
                 f"{', '.join(names)}"
             )
         return keys[attribute]
-    plain = {plain_name(name): name for name in reversed(names)}
+    plain = {plain_name(name): name for name in names}
     return next((plain[plain_name(alias)] for alias in FIELDS[attribute] if plain_name(alias) in plain), None)
 
 

@@ -54,7 +54,7 @@ class Answered:
     @property
     def correct(self) -> bool:
         """Whether the letter is the right one."""
-        return not self.missing and self.row.get("letter") == self.question.answer
+        return self.row.get("letter") == self.question.answer
 
 
 def build(

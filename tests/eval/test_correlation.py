@@ -55,7 +55,8 @@ def test_a_resample_is_ranked_as_if_it_were_a_sample():
         (stats.spearmanr(x[at], y[at]).statistic, stats.pearsonr(x[at], y[at]).statistic) for at in drawn
     ]
     expected = np.percentile(one_by_one, [5, 95], axis=0)
-    assert np.allclose(intervals(x, y, bootstrap), expected.T, atol=1e-12)
+    found = np.array(intervals(x, y, bootstrap), dtype=float)
+    assert np.allclose(found, expected.T, atol=1e-12)
 
 
 def test_intervals_cover_what_they_say():

@@ -195,6 +195,9 @@ def test_bad_entries_are_counted_and_named(pictures: Path, capsys: pytest.Captur
         assert "saturation: 1 of 11 scores are missing: 1 × no such file (gone.png)" in text
         assert "2 pictures are in the file more than once, each entry counts: p5.png, p6.png" in text
         assert "1 of them with different ratings: p6.png" in text
+    write_ratings(pictures, [*good, bad[0]])
+    assert rate(pictures) == 3  # every picture has its score, and yet an entry is lost
+    write_ratings(pictures, [*good, ("gone.png", 4), ("p5.png", 5), ("p6.png", 1)])
     assert rate(pictures, "--duplicates", "first") == 3
     part = results(pictures / "out")["sets"][0]
     assert (part["rated"], part["left_out"], len(part["repeated"])) == (9, 2, 2)

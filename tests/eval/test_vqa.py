@@ -9,8 +9,9 @@ import pytest
 
 from eval.__main__ import main
 from eval.proportion import wilson
+from eval.vqa import in_order
 from eval.vqa_config import QuestionSet, VqaBenchmarkConfig
-from eval.vqa_data import Question, read_questions
+from eval.vqa_data import Question, QuestionData, read_questions
 from eval.vqa_results import Answered, tally
 from eval.vqa_sets import PUBLISHED, published
 from reward_plugin.language import command as language
@@ -216,6 +217,19 @@ def interrupted_after(count: int) -> Any:
         return real(model, batch, *rest)
 
     return answers
+
+
+def test_questions_about_one_picture_are_asked_together(tmp_path: Path):
+    def data(*images: str) -> QuestionData:
+        entries = [
+            {"image": image, "question": f"{YES_NO}\nC. {i}", "answer": "A"} for i, image in enumerate(images)
+        ]
+        return read_questions("x", QuestionSet(str(write_questions(tmp_path, entries)), "in"), {})
+
+    sets = [data("b.png", "a.png", "b.png"), data("c.png", "a.png", "b.png")]
+    order = [sets[part].questions[index].image for part, index in in_order(sets)]
+    assert order == ["b.png", "b.png", "b.png", "a.png", "a.png", "c.png"]
+    assert len(set(in_order(sets))) == 6
 
 
 def test_counts_by_hand():
