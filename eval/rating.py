@@ -44,6 +44,7 @@ def run(config: RatingConfig) -> int:
     if not items:
         problems = [data.problem for data in sets if data.problem]
         raise ValueError("; ".join(problems) or "no entry of any set can be used")
+    need_pictures(items)
     out = Path(config.out)
     out.mkdir(parents=True, exist_ok=True)
     sizes = {item.key[0]: item.extra[BYTES] for item in items}
@@ -69,6 +70,15 @@ def changed(row: Row, sizes: dict[str, int | None]) -> bool:
     """Whether the file of a row's picture has another size than when the row was made."""
     path = os.path.abspath(row["image"])
     return path in sizes and row.get(BYTES) != sizes[path]
+
+
+def need_pictures(items: Sequence[Item]) -> None:
+    """ValueError where not one picture is there, before minutes of loading a model."""
+    if all(item.extra[BYTES] is None for item in items):
+        raise ValueError(
+            f"none of {len(items)} pictures is there, such as {items[0].image}; give the folder of the pictures "
+            "as images"
+        )
 
 
 def size_of(path: str) -> int | None:

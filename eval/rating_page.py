@@ -125,15 +125,17 @@ def report(part: Mapping[str, Any]) -> Iterator[str]:
         against = [entry["image"] for entry in part["repeated"] if entry["contradictory"]]
         if against:
             yield f"{len(against)} of them with different ratings: {listed(against)}"
+    said: dict[str, list[str]] = {}  # what is true of several columns is said once
     for found in part["results"]:
         if found["missing"]:
             why = [f"{r['count']} × {r['reason']} ({r['image']})" for r in found["reasons"]]
             count = f"{found['missing']} of {part['rated']}"
-            yield f"{found['column']}: {count} scores are missing: {listed(why)}"
+            said.setdefault(f"{count} scores are missing: {listed(why)}", []).append(found["column"])
         if found["undefined"]:
-            yield f"{found['column']}: no correlation: {found['undefined']}"
+            said.setdefault(f"no correlation: {found['undefined']}", []).append(found["column"])
         elif found["unfitted"]:
-            yield f"{found['column']}: no fit: {found['unfitted']}"
+            said.setdefault(f"no fit: {found['unfitted']}", []).append(found["column"])
+    yield from (f"{', '.join(columns)}: {text}" for text, columns in said.items())
 
 
 def listed(names: Sequence[str]) -> str:

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from eval.rating import BYTES, changed, size_of
+from eval.rating import BYTES, changed, need_pictures, size_of
 from eval.results import write
 from eval.vqa_config import VqaBenchmarkConfig
 from eval.vqa_data import QuestionData, read_questions
@@ -45,6 +45,7 @@ def run(config: VqaBenchmarkConfig) -> int:
     for part, index in where:
         question = sets[part].questions[index]
         items.append(Item(question.path, None, {"question": question.text, BYTES: size_of(question.path)}))
+    need_pictures(items)
     out = Path(config.out)
     out.mkdir(parents=True, exist_ok=True)
     sizes = {item.key[0]: item.extra[BYTES] for item in items}

@@ -239,6 +239,12 @@ def test_a_broken_line_is_one_entry(pictures: Path):
     assert broken.where == "line 7" and broken.reason.startswith("not JSON")
 
 
+def test_a_wrong_folder_is_said_before_anything_is_loaded(pictures: Path, capsys: pytest.CaptureFixture[str]):
+    assert rate(pictures, "--images", str(pictures / "elsewhere")) == 1
+    assert "none of 8 pictures is there, such as" in capsys.readouterr().err
+    assert not (pictures / "out").exists()
+
+
 def test_what_is_undefined_is_said_and_never_a_number(pictures: Path):
     write_ratings(pictures, [(f"p{i}.png", 5) for i in range(8)])
     assert rate(pictures) == 3
