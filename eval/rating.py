@@ -76,8 +76,7 @@ def need_pictures(items: Sequence[Item]) -> None:
     """ValueError where not one picture is there, before minutes of loading a model."""
     if all(item.extra[BYTES] is None for item in items):
         raise ValueError(
-            f"none of {len(items)} pictures is there, such as {items[0].image}; give the folder of the pictures "
-            "as images"
+            f"none of {len(items)} pictures is there, such as {items[0].image}; give their folder as images"
         )
 
 
