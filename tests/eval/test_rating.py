@@ -20,10 +20,15 @@ from eval.rating_config import RatingSet
 from eval.rating_data import read_ratings
 from eval.rating_results import compared
 from eval.rating_sets import DIMENSIONS, SETS
-from tests.eval.rated import rate, results, rows, write_ratings
+from tests.eval.rated import make_pictures, rate, results, rows, write_ratings
 
 ROOT = Path(__file__).resolve().parents[2]
 SHIPPED = ROOT / "eval" / "data"
+
+
+@pytest.fixture
+def pictures(tmp_path: Path) -> Path:
+    return make_pictures(tmp_path)
 
 
 def test_the_shipped_benchmark_runs_with_several_scorers_in_one_pass(

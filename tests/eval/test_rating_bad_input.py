@@ -14,7 +14,12 @@ from eval.rating_config import RatingConfig, RatingSet
 from eval.rating_data import read_ratings
 from reward_plugin.scorers import SCORERS
 from reward_plugin.types import ImageLike, ScoreTable
-from tests.eval.rated import rate, results, write_ratings
+from tests.eval.rated import make_pictures, rate, results, write_ratings
+
+
+@pytest.fixture
+def pictures(tmp_path: Path) -> Path:
+    return make_pictures(tmp_path)
 
 
 def test_bad_entries_are_counted_and_named(pictures: Path, capsys: pytest.CaptureFixture[str]):
