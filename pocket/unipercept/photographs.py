@@ -1,8 +1,8 @@
 """Real photographs from Debian's wallpaper packages and scikit-image, split by photograph.
 
 Fetched once into `<cache>/photos` with `apt-get download` and `dpkg -x` (no root needed), then reduced to
-1024 px. Licences: the packages' `copyright` files and scikit-image's `data/README.txt`; none of the
-pictures is redistributed.
+1024 px. Licences: the packages' `copyright` files and scikit-image's `data/README.txt`; of the pictures
+only crops of five held-out ones are redistributed (`eval/data`).
 """
 
 from __future__ import annotations
