@@ -101,7 +101,7 @@ def test_a_killed_run_goes_on_where_it_was(tmp_path: Path):
     process = subprocess.Popen(
         [sys.executable, "-c", slow, *options, "--batch_size", "4"], cwd=ROOT, stderr=subprocess.PIPE
     )
-    until = time.monotonic() + 60
+    until = time.monotonic() + 150
     while not (out / "rows.jsonl").exists() or (out / "rows.jsonl").read_bytes().count(b"\n") < 4:
         assert process.poll() is None and time.monotonic() < until
         time.sleep(0.01)
