@@ -90,7 +90,7 @@ def saved_message(run: Run, accelerator: Accelerator, error: BaseException) -> s
 
 def loss_message(run: Run, accelerator: Accelerator, error: RuntimeError) -> str:
     """What to tell when another process has ended, after saving what can be saved without it."""
-    if accelerator.is_main_process and not run.between:
+    if accelerator.is_main_process and not run.between and run.stepper.whole:
         run.save(accelerator)
     newest = checkpoint.latest(run.checkpoints)
     return (

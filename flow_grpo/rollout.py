@@ -14,6 +14,7 @@ import torch
 from flow_grpo.chunks import Identity, Sampler
 from flow_grpo.chunks import Item as Item
 from flow_grpo.handover import Clock, Handed, Handover
+from flow_grpo.pace import APART, Pace
 from flow_grpo.policy.base import Condition, Policy
 from flow_grpo.prompts import Prompt
 from flow_grpo.sample import Trajectory
@@ -134,6 +135,7 @@ def rollout(
     identity: Identity,
     rewards: Rewards,
     weights: Mapping[str, float],
+    pace: Pace = APART,
 ) -> Rollout:
     """Sample, decode and score.
 
@@ -145,6 +147,7 @@ def rollout(
         identity: What seeds the noise of (prompt, member).
         rewards: Scores the pictures.
         weights: Dimension -> weight in the reward.
+        pace: Whether other processes make the same forward passes at the same time.
 
     Raises:
         ScoringFailed: The server is down, or the weights name an unknown dimension.
@@ -159,16 +162,20 @@ def rollout(
     with Handover(rewards.submit) as handover:
         sampler.run_prefix()
         for chunk in chunks:
+            pace.before_chunk()
             trajectory = sampler.run(chunk)
             clock.mark("sample")
             handover.give(policy.pictures(trajectory.final), [prompts[item.row].text for item in chunk])
             clock.mark("decode")
             trajectories.append(trajectory)
         handed = handover.wait()
-        for chunk, one in zip(chunks, handed, strict=True):
-            if not one.finite:
-                raise sampler.locate(chunk)
-        scores = _collect(handed, weights)
+        wrong = [chunk for chunk, one in zip(chunks, handed, strict=True) if not one.finite]
+        if pace.anywhere(bool(wrong)):
+            located = sampler.locate(wrong[0] if wrong else chunks[0])
+            if wrong:
+                raise located
+        with pace.waiting():
+            scores = _collect(handed, weights)
     clock.mark("score_wait")
     images = np.concatenate([one.images for one in handed])
     return Rollout(items, condition, _concat(trajectories), scores, images, clock.seconds())

@@ -17,11 +17,14 @@ from flow_grpo.config import TrainConfig
 from flow_grpo.ema import EMA
 from flow_grpo.noise import seed_of
 from flow_grpo.order import cursor
+from flow_grpo.pace import is_split
 from flow_grpo.policy import build_policy
 from flow_grpo.policy.base import Policy
 from flow_grpo.policy.probe import settled
 from flow_grpo.policy.text import encode_ahead
 from flow_grpo.prompts import Prompt, read_prompts
+from flow_grpo.split import distribute
+from flow_grpo.stepper import Stepper
 from flow_grpo.update import Updater
 from flow_grpo.validate import KeepBest
 from flow_grpo.window import draw_window
@@ -37,9 +40,10 @@ class Run:
     Attributes:
         config: The run's configuration.
         policy: The model.
-        optimizer: Over the policy's adapters.
+        stepper: The optimizer over the policy's adapters.
         ema: Their average.
         updater: Takes the optimizer steps.
+        model: Fingerprint of the frozen weights.
         keeper: Which validation was the best.
         prompts: Training prompts.
         held_out: Validation prompts; may be empty.
@@ -54,9 +58,10 @@ class Run:
 
     config: TrainConfig
     policy: Policy
-    optimizer: torch.optim.Optimizer
+    stepper: Stepper
     ema: EMA
     updater: Updater
+    model: str
     keeper: KeepBest
     prompts: Sequence[Prompt]
     held_out: Sequence[Prompt]
@@ -94,8 +99,10 @@ class Run:
     def save(self, accelerator: Accelerator) -> Path:
         """Write a checkpoint of the last completed iteration, and the LoRA to use if the run ended here.
 
-        The first process writes; the path is the same on all.
+        The first process writes, where the state is not `stepper.whole` with the help of all; the path is
+        the same on all.
         """
+        optimizer = self.stepper.tensors() if accelerator.is_main_process or not self.stepper.whole else {}
         if not accelerator.is_main_process:
             return self.checkpoints / checkpoint.name(self.iteration)
         self.export()
@@ -103,11 +110,10 @@ class Run:
         place = cursor(self.iteration, len(self.prompts), config.prompts.per_iteration)
         drawn = (config.sampler.window, config.sampler.num_steps, config.seed, self.iteration)
         window = draw_window(*drawn) if self.updater.old is None else ()
-        names = list(self.policy.trainable)
         tensors: dict[str, Mapping[str, torch.Tensor]] = {
             "adapter": dict(self.policy.trainable),
             "ema": self.ema.shadow,
-            "optimizer": checkpoint.optimizer_tensors(self.optimizer, names),
+            "optimizer": optimizer,
             "random": {"torch": torch.get_rng_state()},
             **({"best": self.best} if self.best else {}),
             **({"old": self.updater.old.shadow} if self.updater.old else {}),
@@ -119,7 +125,7 @@ class Run:
             "keeper": self.keeper.state(),
             "multipliers": self.multipliers,
             "prompts": fingerprint(self.prompts),
-            "model": base_fingerprint(self.policy.module),
+            "model": self.model,
             # Both follow from seed and iteration; they are here to be read and checked.
             "seed": config.seed,
             "cursor": {"epoch": place.epoch, "offset": place.offset},
@@ -137,9 +143,8 @@ class Run:
         """
         stored = checkpoint.load(path)
         state, names = stored.state, list(self.policy.trainable)
-        model = base_fingerprint(self.policy.module)
         for key, there, here in (
-            ("model.path (weights)", state.get("model", model), model),
+            ("model.path (weights)", state.get("model", self.model), self.model),
             ("seed", state["seed"], self.config.seed),
             ("prompts.train (content)", state["prompts"], fingerprint(self.prompts)),
             ("model.lora (layers)", sorted(stored.tensors["adapter"]), sorted(names)),
@@ -159,7 +164,7 @@ class Run:
         self.ema.load(stored.tensors["ema"])
         if self.updater.old is not None:
             self.updater.old.load(stored.tensors["old"])
-        checkpoint.load_optimizer(self.optimizer, names, stored.tensors["optimizer"])
+        self.stepper.load(stored.tensors["optimizer"])
         torch.set_rng_state(stored.tensors["random"]["torch"])
         self.best = dict(stored.tensors.get("best", {}))
         self.keeper = KeepBest(**state["keeper"])
@@ -193,21 +198,19 @@ def prepare(
     config: TrainConfig, accelerator: Accelerator, prompts: Sequence[Prompt], held_out: Sequence[Prompt]
 ) -> Run:
     """Load the model and build what trains it, at iteration 0."""
-    policy = build_policy(config.model, accelerator.device, seed=seed_of(config.seed, "lora") % 2**32)
-    encode_ahead(policy, [prompt.text for prompt in (*prompts, *held_out)], accelerator)
-    settings = config.optimizer
-    optimizer: torch.optim.Optimizer = torch.optim.AdamW(
-        policy.trainable.values(),
-        lr=settings.lr,
-        betas=settings.betas,
-        eps=settings.eps,
-        weight_decay=settings.weight_decay,
+    policy = build_policy(
+        config.model,
+        accelerator.device,
+        seed=seed_of(config.seed, "lora") % 2**32,
+        whole=not is_split(accelerator),
     )
-    ema = EMA(policy.trainable, settings.ema_decay)
-    policy.module, optimizer = accelerator.prepare(policy.module, optimizer)
+    encode_ahead(policy, [prompt.text for prompt in (*prompts, *held_out)], accelerator)
+    model = base_fingerprint(policy.module)
+    stepper = distribute(policy, config.optimizer, accelerator)
+    ema = EMA(policy.trainable, config.optimizer.ema_decay)
     config = settled(config, policy, prompts[0].text, accelerator)
-    updater = Updater(policy, optimizer, ema, config, accelerator)
-    return Run(config, policy, optimizer, ema, updater, KeepBest(), prompts, held_out)
+    updater = Updater(policy, stepper, ema, config, accelerator)
+    return Run(config, policy, stepper, ema, updater, model, KeepBest(), prompts, held_out)
 
 
 def fingerprint(prompts: Sequence[Prompt]) -> str:

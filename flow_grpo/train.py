@@ -26,6 +26,7 @@ from flow_grpo.examples import Examples, noised, transitions
 from flow_grpo.log import RunLog
 from flow_grpo.noise import seed_of
 from flow_grpo.order import prompts_of_iteration, shard
+from flow_grpo.pace import pace_of
 from flow_grpo.prompts import Prompt
 from flow_grpo.replay import leaving_replay
 from flow_grpo.rollout import Item, Plan, Rollout, Scores, rollout, training_seed
@@ -139,9 +140,11 @@ def sample_iteration(
     else:
         plan = Plan(num_steps=sampler.num_steps, chunk=sampler.chunk, shared_noise=sampler.shared_noise)
     identity = training_seed(config.seed, run.iteration)
-    weights = config.reward.weights_at(run.iteration)
+    weights, pace = config.reward.weights_at(run.iteration), pace_of(accelerator)
     with run.policy.reference() if base_members else run.updater.sampling_weights():
-        return agreed(lambda: rollout(run.policy, prompts, items, plan, identity, rewards, weights))
+        return agreed(
+            lambda: rollout(run.policy, prompts, items, plan, identity, rewards, weights, pace), pace
+        )
 
 
 def own_prompts(run: Run, accelerator: Accelerator) -> list[Prompt]:

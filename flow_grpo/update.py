@@ -17,11 +17,12 @@ import torch
 
 from flow_grpo.algorithms import ALGORITHMS
 from flow_grpo.config import TrainConfig
-from flow_grpo.distributed import gather
 from flow_grpo.ema import EMA
 from flow_grpo.examples import Examples, Noised
 from flow_grpo.objective import objective
+from flow_grpo.pace import gather
 from flow_grpo.policy.base import Condition, Policy
+from flow_grpo.stepper import Stepper
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -34,11 +35,11 @@ class Updater:
     """Turns examples into optimizer steps.
 
     Args:
-        policy: Its `module` is already wrapped by accelerate.
-        optimizer: Over `policy.trainable`.
+        policy: The model.
+        stepper: Over `policy.trainable`.
         ema: Moved once per optimizer step.
         config: The run's configuration.
-        accelerator: For gradients of several processes.
+        accelerator: For metrics of several processes.
 
     Attributes:
         steps: Optimizer steps taken since the run began; the learning rate depends on it alone.
@@ -48,12 +49,12 @@ class Updater:
     def __init__(
         self,
         policy: Policy,
-        optimizer: torch.optim.Optimizer,
+        stepper: Stepper,
         ema: EMA,
         config: TrainConfig,
         accelerator: Accelerator,
     ) -> None:
-        self.policy, self.optimizer, self.ema = policy, optimizer, ema
+        self.policy, self.stepper, self.ema = policy, stepper, ema
         self.config, self.accelerator = config, accelerator
         self.steps = 0
         follows = not ALGORITHMS[config.algorithm].Config.needs_trajectory
@@ -120,19 +121,17 @@ class Updater:
 
         on_policy: the weights are still those that sampled.
         """
-        # Each process holds len(part) examples and accelerate averages over processes: this makes it the
-        # mean.
+        # Each process holds len(part) examples and the gradient is averaged over processes: this makes it
+        # the mean.
         count = len(part)
         if self.old is None and not self.config.regularizer.needs_reference:
             part = self._live(part)
         pieces = list(part.chunks(self.config.optimizer.pairs))
         checked: Checked = []
         for piece in pieces:
-            last = piece is pieces[-1]
-            with nullcontext() if last else self.accelerator.no_sync(self.policy.module):
-                velocity = self.policy.velocity(piece.x, piece.sigma, condition.take(piece.row))
-                values, metrics = objective(velocity, piece, self.config, on_policy)
-                self.accelerator.backward(values.sum() / count)
+            velocity = self.policy.velocity(piece.x, piece.sigma, condition.take(piece.row))
+            values, metrics = objective(velocity, piece, self.config, on_policy)
+            self.stepper.backward(values.sum() / count, last=piece is pieces[-1])
             checked.append((piece.row, piece.sigma, values.detach().isfinite()))
             for name, value in {"loss": values, **metrics}.items():
                 pair = torch.stack([value.detach().sum(), value.new_tensor(len(piece))])
@@ -143,7 +142,7 @@ class Updater:
         """The examples with an advantage: on transitions, without a regulariser, others have no gradient.
 
         Every process keeps as many, some without advantage if need be and at least one: all have to take part
-        in the reduction of gradients and, with sharded weights, in every forward pass.
+        in the reduction of gradients and, with a split base, in every forward pass.
         """
         dead = part.advantage == 0
         count = max(1, *gather([int((~dead).sum())]))
@@ -151,14 +150,9 @@ class Updater:
 
     def _step(self, number: int, checked: Checked) -> float:
         """The optimizer step of update `number`; returns the gradient's norm before clipping."""
-        parameters = self.policy.trainable
-        clip = self.config.optimizer.grad_clip
-        norm = torch.as_tensor(self.accelerator.clip_grad_norm_(parameters.values(), clip))
-        right = torch.stack([norm.isfinite(), *(finite.all() for _, _, finite in checked)]).all()
         # All processes stop or none: one that went on alone would wait for the others forever.
-        wrong = self.accelerator.reduce((~right).float(), reduction="sum")
-        size, failures = torch.stack([norm.float(), wrong]).tolist()  # the update's one wait for the device
-        if failures:
+        size, right = self.stepper.reduce(torch.stack([finite.all() for _, _, finite in checked]).all())
+        if not right:
             places = [place for place in gather([self._where(checked)]) if place is not None]
             raise FloatingPointError(
                 f"{places[0] if places else f'the norm of the gradient is {size}'}, in iteration "
@@ -167,11 +161,8 @@ class Updater:
                 f"are those before it. Lower optimizer.lr or sampler.noise_level, or use model.dtype float32 "
                 f"to find the cause."
             )
-        for group in self.optimizer.param_groups:
-            group["lr"] = self._lr(self.steps)
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
-        self.ema.update(parameters)
+        self.stepper.step(self._lr(self.steps))
+        self.ema.update(self.policy.trainable)
         self.steps += 1
         return size
 

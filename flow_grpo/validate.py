@@ -15,6 +15,7 @@ import numpy as np
 
 from flow_grpo.config import StopConfig, TrainConfig
 from flow_grpo.distributed import agreed, gather
+from flow_grpo.pace import pace_of
 from flow_grpo.policy.base import Policy
 from flow_grpo.prompts import Prompt
 from flow_grpo.rollout import Item, Plan, Rewards, Scores, rollout, validation_seed
@@ -33,11 +34,14 @@ def validate(
     """
     settings = config.validation
     items = [Item(row, member) for row in range(len(prompts)) for member in range(settings.members)]
-    # With fewer pictures than processes some make the last one too; it is dropped again below.
-    mine = items[accelerator.process_index :: accelerator.num_processes] or items[-1:]
+    # With fewer pictures than processes some make the last one too, and with a split model all make as many;
+    # what is made twice counts once, see below.
+    pace = pace_of(accelerator)
+    mine = pace.padded(items[accelerator.process_index :: accelerator.num_processes] or items[-1:])
     plan = Plan(num_steps=settings.num_steps, chunk=config.sampler.chunk)
     identity = validation_seed(config.seed)
-    result = agreed(lambda: rollout(policy, prompts, mine, plan, identity, rewards, config.reward.weights))
+    weights = config.reward.weights
+    result = agreed(lambda: rollout(policy, prompts, mine, plan, identity, rewards, weights, pace), pace)
     own = result.scores
     unique = {
         row[0]: row[1:] for row in gather(list(zip(mine, own.values, own.reward, own.errors, strict=True)))

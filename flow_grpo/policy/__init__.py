@@ -33,16 +33,17 @@ def policy_class(path: str) -> Any:
     return getattr(import_module(module), policy)
 
 
-def build_policy(config: Any, device: Any = "cpu", seed: int = 0) -> Policy:
+def build_policy(config: Any, device: Any = "cpu", seed: int = 0, whole: bool = True) -> Policy:
     """The policy of `config.path`.
 
     Args:
         config: A `flow_grpo.policy.flux.ModelConfig`.
         device: Where everything is put.
         seed: Seed of the adapters' initialisation.
+        whole: False: the transformer stays on the CPU, from where the trainer splits it over processes.
 
     Raises:
         ValueError: The model cannot be found, loaded or trained.
     """
-    policy: Policy = policy_class(config.path)(config, device, seed)
+    policy: Policy = policy_class(config.path)(config, device, seed, whole)
     return policy

@@ -41,7 +41,7 @@ class Policy(Protocol):
     """A flow-matching model with trainable adapters on a frozen base."""
 
     module: torch.nn.Module
-    """What `velocity` calls; the trainer replaces it by accelerate's wrapper."""
+    """What `velocity` calls; the trainer may put a wrapper in its place."""
 
     texts: TextEmbeddings
     """Embeddings of prompts, which `encode` puts together."""

@@ -86,18 +86,21 @@ class FluxPolicy:
         config: The model section of the configuration.
         device: Where everything is put.
         seed: Seed of the adapters' initialisation.
+        whole: False: the transformer stays on the CPU.
 
     Raises:
         ValueError: The model cannot be found or loaded, or the resolution does not fit it.
     """
 
-    def __init__(self, config: ModelConfig, device: torch.device | str = "cpu", seed: int = 0) -> None:
+    def __init__(
+        self, config: ModelConfig, device: torch.device | str = "cpu", seed: int = 0, whole: bool = True
+    ) -> None:
         if config.negative_prompt is not None:
             raise ValueError(
                 f"model.negative_prompt is {config.negative_prompt!r}, but FLUX.1 has no classifier-free "
                 f"guidance; leave it out."
             )
-        pipeline, self._text_side = load_parts(config, KIND, device)
+        pipeline, self._text_side = load_parts(config, KIND, device, whole)
         self.pipeline = pipeline
         self.texts = text_embeddings(config, KIND, self._text_side, self._embed)
         self.config = config

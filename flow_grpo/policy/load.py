@@ -135,22 +135,26 @@ def load_pipeline(config: ModelConfig, kind: str, **parts: Any) -> Any:
         ) from error
 
 
-def load_parts(config: ModelConfig, kind: str, device: torch.device | str) -> tuple[Any, TextSide]:
+def load_parts(
+    config: ModelConfig, kind: str, device: torch.device | str, whole: bool = True
+) -> tuple[Any, TextSide]:
     """The pipeline on its device, and what encodes prompts.
 
-    With `config.text_cache` the pipeline has no text encoders; they are loaded when a prompt is missing.
+    Without `whole` the transformer stays on the CPU: it is to be split, and may not fit the device. With `config.text_cache` the pipeline has no text encoders; they are loaded when a prompt is missing.
     """
     if config.text_cache is None:
-        pipeline = load_pipeline(config, kind).to(device)
+        pipeline = _placed(load_pipeline(config, kind), device, but="" if whole else "transformer")
         _freeze(pipeline)
         return pipeline, TextSide(pipeline, lambda: pipeline)
     names = [name for name, value in read_index(config.path).items() if isinstance(value, list)]
-    pipeline = load_pipeline(config, kind, **{n: None for n in names if n.startswith(TEXT_PARTS)}).to(device)
+    parts = {name: None for name in names if name.startswith(TEXT_PARTS)}
+    pipeline = _placed(load_pipeline(config, kind, **parts), device, but="" if whole else "transformer")
     _freeze(pipeline)
 
     def load_encoders() -> Any:
         # The transformer is handed over, not loaded: an absent encoder's embedding has its width.
-        encoders = load_pipeline(config, kind, transformer=pipeline.transformer, vae=None).to(device)
+        encoders = load_pipeline(config, kind, transformer=pipeline.transformer, vae=None)
+        _placed(encoders, device, but="transformer")
         _freeze(encoders, but="transformer")
         return encoders
 
@@ -168,6 +172,15 @@ def text_embeddings(config: ModelConfig, kind: str, side: TextSide, compute: Any
         folder = Path(getattr(diffusers, kind).download(config.path))
     fingerprint = encoder_fingerprint(folder, kind, config.max_sequence_length, config.dtype)
     return TextEmbeddings(compute, side.release, TextStore(config.text_cache, fingerprint))
+
+
+def _placed(pipeline: Any, device: torch.device | str, but: str = "") -> Any:
+    """The pipeline with its components on a device."""
+    components: Mapping[str, Any] = pipeline.components
+    for name, component in components.items():
+        if isinstance(component, torch.nn.Module) and name != but:
+            component.to(device)
+    return pipeline
 
 
 def _freeze(pipeline: Any, but: str = "") -> None:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from flow_grpo.config import TrainConfig
-from flow_grpo.distributed import gather
+from flow_grpo.pace import gather
 from flow_grpo.policy.base import Condition, Policy
 
 if TYPE_CHECKING:

@@ -40,13 +40,16 @@ class SD3Policy:
         config: The model section of the configuration.
         device: Where everything is put.
         seed: Seed of the adapters' initialisation.
+        whole: False: the transformer stays on the CPU.
 
     Raises:
         ValueError: The model cannot be found or loaded, or the resolution does not fit it.
     """
 
-    def __init__(self, config: ModelConfig, device: torch.device | str = "cpu", seed: int = 0) -> None:
-        pipeline, self._text_side = load_parts(config, KIND, device)
+    def __init__(
+        self, config: ModelConfig, device: torch.device | str = "cpu", seed: int = 0, whole: bool = True
+    ) -> None:
+        pipeline, self._text_side = load_parts(config, KIND, device, whole)
         self.pipeline, self.config = pipeline, config
         self.dtype = getattr(torch, config.dtype)
         self._guided = config.guidance_scale > 1

@@ -1,0 +1,161 @@
+"""What the launch says about sharing one model out over processes, and doing so.
+
+Three kinds, by accelerate's distributed_type. Whole (MULTI_GPU, NO, MULTI_CPU): every process holds
+everything. FSDP: each holds a share of the frozen base, which is where the memory is, and fetches a block's
+weights from the others when it computes it; adapters, averages and optimizer are whole, so nothing that is saved or exported knows of it.
+DEEPSPEED: the base is whole, and ZeRO-2 shares out gradients and optimizer of the adapters (`flow_grpo.zero`).
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from flow_grpo.config import OptimizerConfig
+from flow_grpo.pace import is_split
+from flow_grpo.policy.base import Policy
+from flow_grpo.stepper import Replicated, Stepper
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+#: Fields of accelerate's FSDP plugin that would do what this trainer does otherwise, or has not been tried
+#: with -> what to use.
+REFUSED = {
+    "activation_checkpointing": "use model.gradient_checkpointing",
+    "cpu_ram_efficient_loading": "every process reads the files, which the system keeps in memory once",
+    "cpu_offload": "weights stay on the GPUs; use more of them",
+}
+
+
+def settle_kind(accelerator: Accelerator) -> None:
+    """Take from the launch how the model is shared out, and refuse what cannot be trained with.
+
+    accelerate leaves its plugins aside where processes run on the CPU; torch and DeepSpeed do not mind.
+
+    Raises:
+        ValueError: Naming what is asked for and what to use.
+    """
+    from accelerate.utils import DeepSpeedPlugin, DistributedType, FullyShardedDataParallelPlugin
+
+    state: Any = accelerator.state
+    if state.distributed_type is DistributedType.MULTI_CPU and _asked("FSDP"):
+        state.distributed_type, state.fsdp_plugin = DistributedType.FSDP, FullyShardedDataParallelPlugin()
+    if state.distributed_type is DistributedType.MULTI_CPU and _asked("DEEPSPEED"):
+        state.distributed_type, state.deepspeed_plugins = DistributedType.DEEPSPEED, DeepSpeedPlugin()
+        state.deepspeed_plugins.select(_from_accelerator_state=True)
+    check_kind(
+        state.distributed_type.value,
+        state.fsdp_plugin if state.distributed_type is DistributedType.FSDP else None,
+        state.deepspeed_plugin if state.distributed_type is DistributedType.DEEPSPEED else None,
+    )
+
+
+def check_kind(kind: str, fsdp: Any = None, deepspeed: Any = None) -> None:
+    """Refuse a launch that this trainer cannot be part of.
+
+    Args:
+        kind: Value of accelerate's DistributedType.
+        fsdp: accelerate's FullyShardedDataParallelPlugin, for FSDP.
+        deepspeed: accelerate's DeepSpeedPlugin, for DEEPSPEED.
+
+    Raises:
+        ValueError: Naming the key of accelerate's file, its value and what to use.
+    """
+    if kind in ("MEGATRON_LM", "XLA"):
+        raise ValueError(
+            f"accelerate's distributed_type is {kind}; use MULTI_GPU, FSDP or DEEPSPEED (configs/accelerate/)."
+        )
+    if fsdp is not None:
+        if fsdp.fsdp_version != 2:
+            raise ValueError(
+                f"accelerate's fsdp_version is {fsdp.fsdp_version}: it flattens frozen weights and adapters "
+                f"into one; use 2 (configs/accelerate/fsdp2.yaml)."
+            )
+        for name, remedy in REFUSED.items():
+            value = getattr(fsdp, name)
+            if value and type(value).__name__ != "OffloadPolicy":
+                key = {"cpu_offload": "offload_params"}.get(name, name)
+                raise ValueError(f"accelerate's fsdp_{key} is true; {remedy}, and set it to false.")
+    if deepspeed is not None:
+        from flow_grpo.zero import check_plugin
+
+        check_plugin(deepspeed)
+
+
+def distribute(policy: Policy, settings: OptimizerConfig, accelerator: Accelerator) -> Stepper:
+    """Share the model out as the launch says, and make what takes its optimizer steps.
+
+    Adapters are the same objects before and after, and equal on all processes.
+    """
+    kind = accelerator.distributed_type.value
+    if is_split(accelerator):
+        shard_base(policy, accelerator.device, accelerator.state.fsdp_plugin)
+    if accelerator.num_processes > 1:
+        for value in policy.trainable.values():
+            torch.distributed.broadcast(value.data, src=0)  # they may have been read from a file
+    optimizer = torch.optim.AdamW(
+        policy.trainable.values(),
+        lr=settings.lr,
+        betas=settings.betas,
+        eps=settings.eps,
+        weight_decay=settings.weight_decay,
+    )
+    if kind == "DEEPSPEED":
+        from flow_grpo.zero import Partitioned
+
+        return Partitioned(policy, optimizer, settings.grad_clip, accelerator)
+    return Replicated(optimizer, policy.trainable, settings.grad_clip, accelerator)
+
+
+def shard_base(policy: Policy, device: torch.device, plugin: Any) -> None:
+    """Leave each process its share of every frozen weight; blocks are fetched one by one when computed.
+
+    Args:
+        policy: Its transformer may lie on the CPU; no more than one block of it is whole on the device.
+        device: Of this process.
+        plugin: accelerate's FullyShardedDataParallelPlugin: `reshard_after_forward` (false keeps weights that
+            a forward pass has fetched for its backward pass) and, in place of the model's own blocks,
+            `transformer_cls_names_to_wrap` are used.
+
+    Raises:
+        ValueError: The model has no such block.
+    """
+    from torch.distributed.fsdp import fully_shard
+
+    module: Any = policy.module
+    for value in policy.trainable.values():
+        value.data = value.data.to(device)
+    names = plugin.transformer_cls_names_to_wrap or module._no_split_modules
+    options = {"ignored_params": set(policy.trainable.values())}
+    for block in list(blocks(module, names)):
+        fully_shard(block, reshard_after_forward=plugin.reshard_after_forward, **options)
+    fully_shard(module, **options)
+
+
+def blocks(module: torch.nn.Module, names: Iterable[str]) -> Iterable[torch.nn.Module]:
+    """The parts of a model that are fetched as one.
+
+    Args:
+        module: A transformer.
+        names: Of the parts' classes.
+
+    Raises:
+        ValueError: One of them does not occur.
+    """
+    names = list(names)
+    found = [part for part in module.modules() if type(part).__name__ in names]
+    absent = sorted(set(names) - {type(part).__name__ for part in found})
+    if absent:
+        raise ValueError(
+            f"accelerate's fsdp_transformer_layer_cls_to_wrap names {', '.join(absent)}, which the model has "
+            f"not; leave it out: its own blocks are taken."
+        )
+    return found
+
+
+def _asked(what: str) -> bool:
+    return os.environ.get(f"ACCELERATE_USE_{what}", "false").lower() == "true"
