@@ -37,7 +37,9 @@ def check_plugin(plugin: Any) -> None:
     for key in ("offload_optimizer", "offload_param"):
         device = (zero.get(key) or {}).get("device", "none")
         if device not in (None, "none"):
-            raise ValueError(f"accelerate's {key}_device is {device}; states stay on the GPUs: set it to none.")
+            raise ValueError(
+                f"accelerate's {key}_device is {device}; states stay on the GPUs: set it to none."
+            )
     for key in ("fp16", "bf16"):
         if (config.get(key) or {}).get("enabled") is True:
             raise ValueError(

@@ -1,8 +1,10 @@
 """`optimizer.micro_batch: auto`: as many examples in one forward and backward as memory has room for.
 
 On a GPU sizes 1, 2, 3, 4, 6, 8, 12, ... are tried with the loaded model until one takes more than `FRACTION`
-of the memory that this process can have, on any process; all use the same. What is left is for rollouts, the
-VAE and fragmentation. Elsewhere it is `WITHOUT_GPU`. The size changes results only by rounding.
+of the memory that this process can have, on any process; all use the same. With a base that is split over
+processes 1 and 2 are measured, and more are reckoned from them: one that ran out of memory in the middle of a
+forward pass would leave the others waiting in it. What is left is for rollouts, the VAE and fragmentation.
+Elsewhere it is `WITHOUT_GPU`. The size changes results only by rounding.
 """
 
 from __future__ import annotations
@@ -14,7 +16,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from flow_grpo.config import TrainConfig
-from flow_grpo.pace import gather
+from flow_grpo.pace import gather, is_split
 from flow_grpo.policy.base import Condition, Policy
 
 if TYPE_CHECKING:
@@ -35,7 +37,7 @@ def settled(config: TrainConfig, policy: Policy, text: str, accelerator: Acceler
 
     Args:
         config: The run's configuration.
-        policy: Loaded and wrapped; its gradients are those of before afterwards: none.
+        policy: Loaded and distributed.
         text: Any prompt of the run.
         accelerator: All processes take part.
 
@@ -53,10 +55,10 @@ def settled(config: TrainConfig, policy: Policy, text: str, accelerator: Acceler
             value.numel() for value in policy.trainable.values()
         )  # AdamW's, made at its first step
         budget = FRACTION * _available() - states
-        # All processes try the same sizes: with sharded weights a forward pass is a conversation.
-        size = largest(
-            lambda n: all(gather([_peak(policy, condition, n, accelerator) <= budget])), most, REMEDY
-        )
+        peak: Callable[[int], float] = lambda n: _tried(policy, condition, n)
+        if is_split(accelerator):
+            peak = line(*(_peak(policy, condition, n) for n in (1, 2)))
+        size = largest(lambda n: all(gather([peak(n) <= budget])), most, REMEDY)
     return replace(config, optimizer=replace(config.optimizer, micro_batch=size))
 
 
@@ -74,6 +76,11 @@ def largest(fits: Callable[[int], bool], most: int, remedy: str) -> int:
     if best == 0:
         raise ValueError(f"optimizer.micro_batch is auto, but memory has no room for 1 example; {remedy}.")
     return best
+
+
+def line(one: float, two: float) -> Callable[[int], float]:
+    """Bytes for n examples by those for 1 and for 2: every further one takes as much."""
+    return lambda n: one + (n - 1) * (two - one)
 
 
 def sizes(most: int) -> Iterator[int]:
@@ -99,19 +106,27 @@ def _available() -> int:
     return int(free + torch.cuda.memory_reserved())
 
 
-def _peak(policy: Policy, condition: Condition, size: int, accelerator: Accelerator) -> float:
-    """Most bytes in use during a forward and backward of `size` examples; infinity if there is no room."""
-    device = policy.device
+def _tried(policy: Policy, condition: Condition, size: int) -> float:
+    """The same as `_peak`; infinity if there is no room."""
     try:
-        torch.cuda.reset_peak_memory_stats()
-        rows = condition.take(torch.zeros(size, dtype=torch.long, device=device))
-        x = torch.zeros(size, *policy.latent_shape, device=device)
-        with accelerator.no_sync(policy.module):
-            policy.velocity(x, torch.full((size,), 0.5, device=device), rows).square().mean().backward()
-        return float(torch.cuda.max_memory_allocated())
+        return _peak(policy, condition, size)
     except torch.OutOfMemoryError:
         return float("inf")
     finally:
-        for value in policy.trainable.values():
-            value.grad = None
         torch.cuda.empty_cache()
+
+
+def _peak(policy: Policy, condition: Condition, size: int) -> float:
+    """Most bytes in use during a forward and backward of `size` examples."""
+    torch.cuda.reset_peak_memory_stats()
+    differentiate(policy, condition, size)
+    return float(torch.cuda.max_memory_allocated())
+
+
+def differentiate(policy: Policy, condition: Condition, size: int) -> None:
+    """A forward and backward pass that leaves no gradients, and of which no optimizer learns."""
+    device, weights = policy.device, list(policy.trainable.values())
+    rows = condition.take(torch.zeros(size, dtype=torch.long, device=device))
+    x = torch.zeros(size, *policy.latent_shape, device=device)
+    loss = policy.velocity(x, torch.full((size,), 0.5, device=device), rows).square().mean()
+    torch.autograd.grad(loss, weights, allow_unused=True)

@@ -83,7 +83,6 @@ def test_the_probe_leaves_its_share_of_the_gpu_free_and_no_gradients(arguments):
 
     config = parse(arguments(optimizer__micro_batch="auto")).config
     policy, accelerator = build_policy(config.model, "cuda"), Accelerator()
-    policy.module = accelerator.prepare(policy.module)
     size = settled(config, policy, "a red apple", accelerator).optimizer.micro_batch
     assert size == 32, "everything an update has fits: 8 pictures of 4 steps"
     assert all(value.grad is None for value in policy.trainable.values())
