@@ -1,8 +1,8 @@
-"""Whether processes may go their own way between two exchanges, or have to make every forward pass together.
+"""Whether processes may go their own way between two exchanges, or have to make all forward passes together.
 
-With a base that is split over processes (FSDP2) a forward pass is a conversation of all of them. Then all make
-as many, in the same order, and none may leave the others in the middle: not after a signal, not because its
-scores do not come, not to look for a number that is not finite.
+With a base that is split over processes (FSDP2) a forward pass is a conversation of all of them. Then all
+make as many, in the same order, and none may leave the others in the middle: not after a signal, not because
+its scores do not come, not to look for a number that is not finite.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class Pace(Protocol):
 
 
 class Apart:
-    """Every process holds the whole model: a signal interrupts it at once, and it asks nobody for anything."""
+    """Every process holds the whole model: a signal interrupts it at once, and it asks nobody."""
 
     def rollout(self) -> AbstractContextManager[None]:
         return interruptible()

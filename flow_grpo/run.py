@@ -23,7 +23,7 @@ from flow_grpo.policy.base import Policy
 from flow_grpo.policy.probe import settled
 from flow_grpo.policy.text import encode_ahead
 from flow_grpo.prompts import Prompt, read_prompts
-from flow_grpo.split import distribute
+from flow_grpo.split import build_stepper, distribute
 from flow_grpo.stepper import Stepper
 from flow_grpo.update import Updater
 from flow_grpo.validate import KeepBest
@@ -206,9 +206,10 @@ def prepare(
     )
     encode_ahead(policy, [prompt.text for prompt in (*prompts, *held_out)], accelerator)
     model = base_fingerprint(policy.module)
-    stepper = distribute(policy, config.optimizer, accelerator)
-    ema = EMA(policy.trainable, config.optimizer.ema_decay)
+    distribute(policy, accelerator)
     config = settled(config, policy, prompts[0].text, accelerator)
+    stepper = build_stepper(policy, config.optimizer, accelerator)
+    ema = EMA(policy.trainable, config.optimizer.ema_decay)
     updater = Updater(policy, stepper, ema, config, accelerator)
     return Run(config, policy, stepper, ema, updater, model, KeepBest(), prompts, held_out)
 

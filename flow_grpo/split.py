@@ -1,9 +1,10 @@
 """What the launch says about sharing one model out over processes, and doing so.
 
-Three kinds, by accelerate's distributed_type. Whole (MULTI_GPU, NO, MULTI_CPU): every process holds
+There are three kinds, by accelerate's distributed_type. MULTI_GPU (or NO, MULTI_CPU): every process holds
 everything. FSDP: each holds a share of the frozen base, which is where the memory is, and fetches a block's
-weights from the others when it computes it; adapters, averages and optimizer are whole, so nothing that is saved or exported knows of it.
-DEEPSPEED: the base is whole, and ZeRO-2 shares out gradients and optimizer of the adapters (`flow_grpo.zero`).
+weights from the others when it computes it; adapters, averages and optimizer are whole, so nothing that is
+saved or exported knows of it. DEEPSPEED: the base is whole, and ZeRO-2 shares out gradients and optimizer of
+the adapters (`flow_grpo.zero`).
 """
 
 from __future__ import annotations
@@ -67,7 +68,8 @@ def check_kind(kind: str, fsdp: Any = None, deepspeed: Any = None) -> None:
     """
     if kind in ("MEGATRON_LM", "XLA"):
         raise ValueError(
-            f"accelerate's distributed_type is {kind}; use MULTI_GPU, FSDP or DEEPSPEED (configs/accelerate/)."
+            f"accelerate's distributed_type is {kind}; use MULTI_GPU, FSDP or DEEPSPEED, as in "
+            f"configs/accelerate/."
         )
     if fsdp is not None:
         if fsdp.fsdp_version != 2:
@@ -86,17 +88,20 @@ def check_kind(kind: str, fsdp: Any = None, deepspeed: Any = None) -> None:
         check_plugin(deepspeed)
 
 
-def distribute(policy: Policy, settings: OptimizerConfig, accelerator: Accelerator) -> Stepper:
-    """Share the model out as the launch says, and make what takes its optimizer steps.
+def distribute(policy: Policy, accelerator: Accelerator) -> None:
+    """Share the model's weights out as the launch says.
 
     Adapters are the same objects before and after, and equal on all processes.
     """
-    kind = accelerator.distributed_type.value
     if is_split(accelerator):
         shard_base(policy, accelerator.device, accelerator.state.fsdp_plugin)
     if accelerator.num_processes > 1:
         for value in policy.trainable.values():
             torch.distributed.broadcast(value.data, src=0)  # they may have been read from a file
+
+
+def build_stepper(policy: Policy, settings: OptimizerConfig, accelerator: Accelerator) -> Stepper:
+    """What takes the optimizer steps of all processes; DeepSpeed takes over `policy.module`."""
     optimizer = torch.optim.AdamW(
         policy.trainable.values(),
         lr=settings.lr,
@@ -104,7 +109,7 @@ def distribute(policy: Policy, settings: OptimizerConfig, accelerator: Accelerat
         eps=settings.eps,
         weight_decay=settings.weight_decay,
     )
-    if kind == "DEEPSPEED":
+    if accelerator.distributed_type.value == "DEEPSPEED":
         from flow_grpo.zero import Partitioned
 
         return Partitioned(policy, optimizer, settings.grad_clip, accelerator)

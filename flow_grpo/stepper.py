@@ -1,8 +1,8 @@
 """From the losses of micro-batches to one optimizer step of all processes.
 
-Gradients are averaged over processes once per update, in one piece, and not by a wrapper around the model: they
-are those of the adapters, small beside the work that made them, and the model is then called in the same way
-whether the base is whole, split, or alone.
+Gradients are averaged over processes once per update, in one piece, and not by a wrapper around the model:
+they are those of the adapters, small beside the work that made them, and the model is then called in the same
+way whether the base is whole or split, on one process or many.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 
 
 class Stepper(Protocol):
-    """An optimizer over the adapters of all processes. An update is `backward` for each micro-batch, `reduce`,
-    and, if nothing speaks against it, `step`.
+    """An optimizer over the adapters of all processes. An update is `backward` for each micro-batch,
+    `reduce`, and, if nothing speaks against it, `step`.
     """
 
     whole: bool

@@ -141,10 +141,9 @@ def sample_iteration(
         plan = Plan(num_steps=sampler.num_steps, chunk=sampler.chunk, shared_noise=sampler.shared_noise)
     identity = training_seed(config.seed, run.iteration)
     weights, pace = config.reward.weights_at(run.iteration), pace_of(accelerator)
+    given = (run.policy, prompts, items, plan, identity, rewards, weights, pace)
     with run.policy.reference() if base_members else run.updater.sampling_weights():
-        return agreed(
-            lambda: rollout(run.policy, prompts, items, plan, identity, rewards, weights, pace), pace
-        )
+        return agreed(lambda: rollout(*given), pace)
 
 
 def own_prompts(run: Run, accelerator: Accelerator) -> list[Prompt]:

@@ -1,8 +1,9 @@
 """ZeRO-2 by DeepSpeed: each process keeps its share of the adapters' gradients and of the optimizer's state.
 
-DeepSpeed is driven by its engine, as accelerate prepares it, but not by accelerate's `backward`, which takes the
-optimizer step before anyone could see whether the gradient is finite. Loss scaling, accumulation and clipping
-are the trainer's; DeepSpeed reduces the gradient of each micro-batch at once, to the process that keeps it.
+DeepSpeed is driven by its engine, as accelerate prepares it, but not by accelerate's `backward`, which takes
+the optimizer step before anyone could see whether the gradient is finite. What an update is, its rate and its
+clip are the trainer's; DeepSpeed reduces the gradient of each micro-batch at once, to the process that keeps
+it.
 """
 
 from __future__ import annotations
@@ -31,8 +32,8 @@ def check_plugin(plugin: Any) -> None:
     zero = config.get("zero_optimization", {})
     if zero.get("stage") != 2:
         raise ValueError(
-            f"accelerate's zero_stage is {zero.get('stage')}; use 2 (configs/accelerate/zero2.yaml), or to split "
-            f"the base's weights FSDP2 (configs/accelerate/fsdp2.yaml)."
+            f"accelerate's zero_stage is {zero.get('stage')}; use 2 (configs/accelerate/zero2.yaml), or FSDP2 "
+            f"to split the base's weights (configs/accelerate/fsdp2.yaml)."
         )
     for key in ("offload_optimizer", "offload_param"):
         device = (zero.get(key) or {}).get("device", "none")
@@ -43,8 +44,8 @@ def check_plugin(plugin: Any) -> None:
     for key in ("fp16", "bf16"):
         if (config.get(key) or {}).get("enabled") is True:
             raise ValueError(
-                f"DeepSpeed's {key} is enabled, which would round the adapters; disable it: model.dtype says what "
-                f"the base is computed in."
+                f"DeepSpeed's {key} is enabled, which would round the adapters; disable it: model.dtype says "
+                f"what the base is computed in."
             )
 
 

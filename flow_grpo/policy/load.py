@@ -140,7 +140,8 @@ def load_parts(
 ) -> tuple[Any, TextSide]:
     """The pipeline on its device, and what encodes prompts.
 
-    Without `whole` the transformer stays on the CPU: it is to be split, and may not fit the device. With `config.text_cache` the pipeline has no text encoders; they are loaded when a prompt is missing.
+    Without `whole` the transformer stays on the CPU: it is to be split, and may not fit the device. With
+    `config.text_cache` the pipeline has no text encoders; they are loaded when a prompt is missing.
     """
     if config.text_cache is None:
         pipeline = _placed(load_pipeline(config, kind), device, but="" if whole else "transformer")

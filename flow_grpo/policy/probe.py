@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
@@ -51,13 +52,12 @@ def settled(config: TrainConfig, policy: Policy, text: str, accelerator: Acceler
     size = min(WITHOUT_GPU, most)
     if policy.device.type == "cuda":
         condition = policy.encode([text])
-        states = 8 * sum(
-            value.numel() for value in policy.trainable.values()
-        )  # AdamW's, made at its first step
+        # AdamW's, made at its first step.
+        states = 8 * sum(value.numel() for value in policy.trainable.values())
         budget = FRACTION * _available() - states
-        peak: Callable[[int], float] = lambda n: _tried(policy, condition, n)
+        peak = partial(_tried, policy, condition)
         if is_split(accelerator):
-            peak = line(*(_peak(policy, condition, n) for n in (1, 2)))
+            peak = partial(line, *(_peak(policy, condition, n) for n in (1, 2)))
         size = largest(lambda n: all(gather([peak(n) <= budget])), most, REMEDY)
     return replace(config, optimizer=replace(config.optimizer, micro_batch=size))
 
@@ -78,9 +78,9 @@ def largest(fits: Callable[[int], bool], most: int, remedy: str) -> int:
     return best
 
 
-def line(one: float, two: float) -> Callable[[int], float]:
-    """Bytes for n examples by those for 1 and for 2: every further one takes as much."""
-    return lambda n: one + (n - 1) * (two - one)
+def line(one: float, two: float, size: int) -> float:
+    """Bytes for `size` examples by those for 1 and for 2: every further one takes as much."""
+    return one + (size - 1) * (two - one)
 
 
 def sizes(most: int) -> Iterator[int]:
@@ -124,7 +124,7 @@ def _peak(policy: Policy, condition: Condition, size: int) -> float:
 
 
 def differentiate(policy: Policy, condition: Condition, size: int) -> None:
-    """A forward and backward pass that leaves no gradients, and of which no optimizer learns."""
+    """A forward and backward pass that leaves no gradients."""
     device, weights = policy.device, list(policy.trainable.values())
     rows = condition.take(torch.zeros(size, dtype=torch.long, device=device))
     x = torch.zeros(size, *policy.latent_shape, device=device)

@@ -6,6 +6,7 @@ import re
 import signal
 import socket
 from concurrent.futures import Future
+from functools import partial
 from importlib.util import find_spec
 
 import pytest
@@ -117,13 +118,19 @@ def test_a_run_goes_on_split_whole_and_split_as_one_alone_would(arguments, mixed
         },
         {"model.compile": "true", "model.lora.targets": "[attn.to_q, norm_out.linear, proj_out, x_embedder]"},
     ],
-    ids=["nft", "branch and constraint, recomputed blocks", "compiled, adapters outside of blocks"],
+    ids=["nft", "branch, constraint, recomputed blocks", "compiled blocks, adapters outside of them"],
 )
 def test_every_kind_of_forward_pass_is_made_together(arguments, mixed, tmp_path, options):
+    def compile_quickly() -> None:
+        import flow_grpo.policy.engine as engine
+
+        engine.compile_blocks = partial(engine.compile_blocks, backend="eager")  # type: ignore[assignment]
+
     alone, many = tmp_path / "alone", tmp_path / "many"
     given = {**mixed, **options, "iterations": 1}
-    assert main(arguments(run_dir=alone, **given)) == 0
-    both = group(2, arguments(run_dir=many, **given), tmp_path / "logs", **SPLIT["fsdp2"])
+    assert main(arguments(run_dir=alone, **{**given, "model.compile": "false"})) == 0
+    command = arguments(run_dir=many, **given)
+    both = group(2, command, tmp_path / "logs", compile_quickly, **SPLIT["fsdp2"])
     assert [process.wait() for process in both] == [0, 0], both[0].text()[-3000:]
     assert_close(alone, many, step=1)
 
@@ -256,8 +263,8 @@ def test_a_loss_that_is_not_finite_on_one_process_takes_no_step_on_either(argume
     both = group(2, command, tmp_path / "logs", spoil_the_second, **SPLIT[kind])
     assert [process.wait(60) for process in both] == [1, 1]
     assert re.search(
-        r"the loss is not finite for prompt rows \[0\] of process 1 at sigma [\d., ]+, micro-batch 1 of \d, in "
-        r"iteration 1, update 1 of 1 \(optimizer step 1\); the weights are those before it",
+        r"the loss is not finite for prompt rows \[0\] of process 1 at sigma [\d., ]+, micro-batch 1 of \d, "
+        r"in iteration 1, update 1 of 1 \(optimizer step 1\); the weights are those before it",
         both[0].text(),
     ), both[0].text()[-3000:]
     assert (run / "replay.json").is_file() and "Traceback" not in both[0].text() + both[1].text()
@@ -271,7 +278,7 @@ def test_a_process_that_is_killed_ends_the_other_which_says_so(arguments, tmp_pa
     both[1].send(signal.SIGKILL)
     assert both[0].wait(120) == 1
     said = re.search(
-        r"error: process 0 lost another process during iteration (\d+): .*\nThe newest state is in (\S+)\. Start",
+        r"error: process 0 lost another process during iteration (\d+): .*\nThe newest state is in (\S+)\. ",
         both[0].text(),
     )
     assert said is not None, both[0].text()[-3000:]
