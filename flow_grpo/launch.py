@@ -24,6 +24,7 @@ from flow_grpo.rollout import ScoringFailed, wait_ready
 from flow_grpo.run import Run, prepare, read_all_prompts
 from flow_grpo.signals import EXIT_CODE, StopRequested, end_with_launcher, listening
 from flow_grpo.speed import ideal_seconds
+from flow_grpo.split import sharing
 from flow_grpo.train import train
 from reward_plugin.client import build_rewards
 from reward_plugin.errors import RewardError
@@ -63,6 +64,8 @@ def launch(invocation: Invocation) -> None:
         with listening():
             try:
                 log.begin(as_yaml(config), run.iteration, run.validated)
+                if (told := sharing(accelerator)) is not None:
+                    log.say(told)
                 if config.log.wandb:
                     start_wandb(accelerator, config.log.project, folder, vars(config))
                 if resume is not None:

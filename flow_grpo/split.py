@@ -10,7 +10,7 @@ the adapters (`flow_grpo.zero`).
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 #: with -> what to use.
 REFUSED = {
     "activation_checkpointing": "use model.gradient_checkpointing",
-    "cpu_ram_efficient_loading": "every process reads the files, which the system keeps in memory once",
     "cpu_offload": "weights stay on the GPUs; use more of them",
 }
 
@@ -40,8 +39,16 @@ def settle_kind(accelerator: Accelerator) -> None:
     Raises:
         ValueError: Naming what is asked for and what to use.
     """
-    from accelerate.utils import DeepSpeedPlugin, DistributedType, FullyShardedDataParallelPlugin
+    from accelerate.utils import (
+        DeepSpeedPlugin,
+        DistributedType,
+        FullyShardedDataParallelPlugin,
+        disable_fsdp_ram_efficient_loading,
+    )
 
+    # The launcher's default. transformers would then load text encoders in the first process alone, and leave
+    # those of the others without their weights.
+    disable_fsdp_ram_efficient_loading()
     state: Any = accelerator.state
     if state.distributed_type is DistributedType.MULTI_CPU and _asked("FSDP"):
         state.distributed_type, state.fsdp_plugin = DistributedType.FSDP, FullyShardedDataParallelPlugin()
@@ -88,6 +95,16 @@ def check_kind(kind: str, fsdp: Any = None, deepspeed: Any = None) -> None:
         check_plugin(deepspeed)
 
 
+def sharing(accelerator: Accelerator) -> str | None:
+    """How the launch shares the model out, for the log; None where every process holds all of it."""
+    of = f"each of {accelerator.num_processes} processes holds a share of"
+    told = {
+        "FSDP": f"FSDP2: {of} the base's weights",
+        "DEEPSPEED": f"ZeRO-2: {of} the adapters' gradients and optimizer",
+    }
+    return told.get(accelerator.distributed_type.value)
+
+
 def distribute(policy: Policy, accelerator: Accelerator) -> None:
     """Share the model's weights out as the launch says.
 
@@ -129,19 +146,21 @@ def shard_base(policy: Policy, device: torch.device, plugin: Any) -> None:
     Raises:
         ValueError: The model has no such block.
     """
+    from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard
 
     module: Any = policy.module
     for value in policy.trainable.values():
         value.data = value.data.to(device)
     names = plugin.transformer_cls_names_to_wrap or module._no_split_modules
-    options = {"ignored_params": set(policy.trainable.values())}
-    for block in list(blocks(module, names)):
+    mesh = init_device_mesh(device.type, (torch.distributed.get_world_size(),))
+    options: dict[str, Any] = {"mesh": mesh, "ignored_params": set(policy.trainable.values())}
+    for block in blocks(module, names):
         fully_shard(block, reshard_after_forward=plugin.reshard_after_forward, **options)
     fully_shard(module, **options)
 
 
-def blocks(module: torch.nn.Module, names: Iterable[str]) -> Iterable[torch.nn.Module]:
+def blocks(module: torch.nn.Module, names: Sequence[str]) -> list[torch.nn.Module]:
     """The parts of a model that are fetched as one.
 
     Args:
@@ -151,7 +170,6 @@ def blocks(module: torch.nn.Module, names: Iterable[str]) -> Iterable[torch.nn.M
     Raises:
         ValueError: One of them does not occur.
     """
-    names = list(names)
     found = [part for part in module.modules() if type(part).__name__ in names]
     absent = sorted(set(names) - {type(part).__name__ for part in found})
     if absent:

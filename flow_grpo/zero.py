@@ -18,6 +18,9 @@ from flow_grpo.policy.base import Policy
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
+#: Elements of the gradient that DeepSpeed sends at a time, if its file says nothing: 128 MiB.
+BUCKET = 2**25
+
 
 def check_plugin(plugin: Any) -> None:
     """Refuse what would be another optimizer or other adapters than the run's.
@@ -32,8 +35,8 @@ def check_plugin(plugin: Any) -> None:
     zero = config.get("zero_optimization", {})
     if zero.get("stage") != 2:
         raise ValueError(
-            f"accelerate's zero_stage is {zero.get('stage')}; use 2 (configs/accelerate/zero2.yaml), or FSDP2 "
-            f"to split the base's weights (configs/accelerate/fsdp2.yaml)."
+            f"accelerate's zero_stage is {zero.get('stage')}; use 2 (configs/accelerate/zero2.yaml), or to "
+            f"split the base's weights FSDP2 (configs/accelerate/fsdp2.yaml)."
         )
     for key in ("offload_optimizer", "offload_param"):
         device = (zero.get(key) or {}).get("device", "none")
@@ -66,12 +69,14 @@ class Partitioned:
     ) -> None:
         self.parameters = dict(policy.trainable)
         self._main = accelerator.is_main_process
-        # accelerate wants to know a batch size, and nobody reads it.
-        accelerator.state.deepspeed_plugin.deepspeed_config |= {
+        config = accelerator.state.deepspeed_plugin.deepspeed_config
+        config |= {
             "gradient_clipping": clip,
             "gradient_accumulation_steps": 1,
-            "train_micro_batch_size_per_gpu": 1,
+            "train_micro_batch_size_per_gpu": 1,  # accelerate wants to know; nobody reads it
         }
+        # A buffer of as many float32; the default's is 2 GB.
+        config["zero_optimization"].setdefault("reduce_bucket_size", BUCKET)
         self._engine, _ = accelerator.prepare(policy.module, optimizer)
         policy.module = self._engine
         self._zero: Any = self._engine.optimizer

@@ -12,7 +12,7 @@ import pytest
 from safetensors.torch import load_file
 
 from flow_grpo.cli import parse
-from flow_grpo.distributed import check_whole, connect
+from flow_grpo.distributed import connect
 from flow_grpo.train import main
 
 ROOT = Path(__file__).parents[2]
@@ -96,14 +96,3 @@ def test_two_processes_of_which_one_is_killed_equal_one_undisturbed(arguments, t
 def test_the_processes_patience_covers_every_wait_that_the_configuration_allows(arguments):
     accelerator = connect(parse(arguments(reward__max_outage=7200, reward__ready_timeout=600)).config)
     assert accelerator.init_handler.timeout.total_seconds() > 7200 + 600
-    assert not accelerator.ddp_handler.broadcast_buffers
-
-
-@pytest.mark.parametrize("kind", ["FSDP", "DEEPSPEED"])
-def test_a_model_that_is_split_over_processes_is_refused_with_what_to_use(kind):
-    from accelerate.utils import DistributedType
-
-    with pytest.raises(ValueError, match=rf"{kind}: .*MULTI_GPU.*gradient_checkpointing"):
-        check_whole(DistributedType(kind).value)
-    for known in (DistributedType.NO, DistributedType.MULTI_GPU, DistributedType.MULTI_CPU):
-        check_whole(known.value)

@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 from flow_grpo.cli import parse
 from flow_grpo.policy.flux import FluxPolicy
 from flow_grpo.policy.lora import LORA_FILE
-from flow_grpo.policy.probe import FRACTION, REMEDY, WITHOUT_GPU, largest, settled, sizes
+from flow_grpo.policy.probe import FRACTION, REMEDY, WITHOUT_GPU, largest, line, settled, sizes
 from flow_grpo.train import main
 
 
@@ -32,6 +32,11 @@ def test_the_largest_size_within_the_room_is_taken(base, each, room, most, expec
 
     assert largest(fits, most, REMEDY) == expected
     assert tried == sorted(tried) and len([size for size in tried if size > expected]) <= 1
+
+
+def test_where_the_base_is_split_sizes_are_reckoned_from_two_that_were_measured():
+    assert [line(35.0, 40.0, size) for size in (1, 2, 9)] == [35, 40, 75]
+    assert largest(lambda size: line(35.0, 40.0, size) <= 80, 64, REMEDY) == 8
 
 
 def test_no_room_for_one_names_the_remedy():

@@ -18,13 +18,15 @@ from tests.flow_grpo.ranks import group
 from tests.flow_grpo.test_distributed_ranks import ENDLESS, assert_close, rows
 
 pytestmark = pytest.mark.timeout(900)
-#: What `accelerate launch` sets for configs/accelerate/fsdp2.yaml and zero2.yaml.
+#: What `accelerate launch` sets for configs/accelerate/fsdp2.yaml and zero2.yaml, but for efficient loading,
+#: which is its default where a file says nothing.
 SPLIT = {
     "fsdp2": {
         "ACCELERATE_USE_FSDP": "true",
         "FSDP_VERSION": "2",
         "FSDP_AUTO_WRAP_POLICY": "TRANSFORMER_BASED_WRAP",
         "FSDP_RESHARD_AFTER_FORWARD": "true",
+        "FSDP_CPU_RAM_EFFICIENT_LOADING": "true",
     },
     "zero2": {"ACCELERATE_USE_DEEPSPEED": "true", "ACCELERATE_DEEPSPEED_ZERO_STAGE": "2"},
 }
