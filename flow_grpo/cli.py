@@ -23,6 +23,8 @@ class Invocation:
             has begun; otherwise the path of a checkpoint.
         gpu: Card, of `flow_grpo.cost.GPUS`, whose time a dry run computes; none: no time.
         mfu: Share of its peak that is assumed to be reached.
+        processes: That a dry run reckons with; none: those of the launch.
+        split: What they share out, see `flow_grpo.plan.describe`; none given: what the launch says.
     """
 
     config: TrainConfig
@@ -30,6 +32,8 @@ class Invocation:
     resume: str = "auto"
     gpu: str | None = None
     mfu: float = MFU
+    processes: int | None = None
+    split: str | None = None
 
 
 def parse(arguments: Sequence[str] | None = None) -> Invocation:
@@ -61,16 +65,28 @@ def parse(arguments: Sequence[str] | None = None) -> Invocation:
         default=MFU,
         help=f"With --gpu: share of its dense bf16 peak assumed to be reached (default: {MFU}).",
     )
+    parser.add_argument(
+        "--processes", type=int, help="With --dry-run: reckon with so many (default: those of the launch)."
+    )
+    parser.add_argument(
+        "--split",
+        choices=("none", "fsdp2", "zero2"),
+        help="With --dry-run: what processes share out: nothing, the transformer's weights (fsdp2), or the "
+        "adapters' gradients and optimizer (zero2) (default: what the launch says).",
+    )
     parser.add_class_arguments(TrainConfig)
     values = parser.instantiate(parser.parse_args(arguments))
     config = TrainConfig(**{name: values[name] for name in TrainConfig.__dataclass_fields__})
     if not 0 < values["mfu"] <= 1:
         parser.error(f"--mfu is {values['mfu']}: it must be greater than 0 and at most 1; give e.g. {MFU}.")
+    if values["processes"] is not None and values["processes"] < 1:
+        parser.error(f"--processes is {values['processes']}: it must be at least 1.")
     try:
         check(config)
     except ValueError as error:
         parser.error(str(error))
-    return Invocation(config, values["dry_run"], values["resume"], values["gpu"], values["mfu"])
+    told = {name: values[name] for name in ("dry_run", "resume", "gpu", "mfu", "processes", "split")}
+    return Invocation(config, **told)
 
 
 def as_yaml(config: TrainConfig) -> str:

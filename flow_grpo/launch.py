@@ -24,7 +24,7 @@ from flow_grpo.rollout import ScoringFailed, wait_ready
 from flow_grpo.run import Run, prepare, read_all_prompts
 from flow_grpo.signals import EXIT_CODE, StopRequested, end_with_launcher, listening
 from flow_grpo.speed import ideal_seconds
-from flow_grpo.split import sharing
+from flow_grpo.split import launched_split, sharing
 from flow_grpo.train import train
 from reward_plugin.client import build_rewards
 from reward_plugin.errors import RewardError
@@ -150,15 +150,16 @@ def dry_run(invocation: Invocation) -> None:
     Raises:
         ValueError: A file is missing, or the numbers do not fit each other.
     """
-    config, processes = invocation.config, int(os.environ.get("WORLD_SIZE", "1"))
+    config = invocation.config
+    processes = invocation.processes or int(os.environ.get("WORLD_SIZE", "1"))
     check_model_path(config.model.path)
     check_processes(config, processes)
     prompts, held_out = read_all_prompts(config)
     check_prompts(config, len(prompts))
     if os.environ.get("RANK", "0") == "0":
-        print(
-            describe(config, processes, len(prompts), len(held_out), gpu=invocation.gpu, mfu=invocation.mfu)
-        )
+        split = invocation.split or launched_split()
+        counts = (processes, len(prompts), len(held_out))
+        print(describe(config, *counts, gpu=invocation.gpu, mfu=invocation.mfu, split=split))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -7,6 +7,7 @@ memory leaves out what decoding and the libraries take.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from flow_grpo.algorithms import ALGORITHMS
@@ -14,6 +15,7 @@ from flow_grpo.config import TrainConfig, algorithm_config
 from flow_grpo.cost import ACTIVATION, BACKWARD, BYTES, FLUX, GIB, GPUS, Shape, forward_flop, lora_parameters
 from flow_grpo.cost import read_shape as read_shape
 from flow_grpo.sampler import training_plan
+from flow_grpo.zero import BUCKET
 
 #: Share of a card's dense bf16 peak that is assumed if nothing else is said.
 MFU = 0.4
@@ -46,8 +48,8 @@ class Plan:
     memory: dict[str, float]
 
 
-def make_plan(config: TrainConfig, shape: Shape, processes: int = 1) -> Plan:
-    """Count what one iteration does and what it needs."""
+def make_plan(config: TrainConfig, shape: Shape, processes: int = 1, split: str = "none") -> Plan:
+    """Count what one iteration does and what it needs; `split` as in `describe`."""
     model, prompts = config.model, config.prompts.per_iteration
     images = prompts * config.prompts.group_size
     steps, prefix = _steps(config)
@@ -70,12 +72,18 @@ def make_plan(config: TrainConfig, shape: Shape, processes: int = 1) -> Plan:
         optimizer_steps=config.iterations * config.optimizer.updates_per_rollout,
         trainable=lora_parameters(shape, model.lora.rank, model.lora.targets),
         pflop=flop * (forwards + trained * (1 + BACKWARD + recomputed)) / 1e15,
-        memory=_memory(config, shape, images * steps / processes, recomputed),
+        memory=_memory(config, shape, images * steps / processes, recomputed, processes, split),
     )
 
 
 def describe(
-    config: TrainConfig, processes: int, prompts: int, held_out: int, gpu: str | None = None, mfu: float = MFU
+    config: TrainConfig,
+    processes: int,
+    prompts: int,
+    held_out: int,
+    gpu: str | None = None,
+    mfu: float = MFU,
+    split: str = "none",
 ) -> str:
     """The plan as text.
 
@@ -86,15 +94,18 @@ def describe(
         held_out: Number of validation prompts.
         gpu: Name in `flow_grpo.cost.GPUS` of the card of each process; none: no time is given.
         mfu: Share of the card's dense bf16 peak that is assumed to be reached.
+        split: What processes share out: none, fsdp2 (the transformer's weights) or zero2 (the adapters'
+            gradients and optimizer).
     """
     shape = read_shape(config.model.path)
-    plan = make_plan(config, shape, processes)
+    plan = make_plan(config, shape, processes, split)
     model, update = config.model, config.optimizer
     layers = f"{len(model.lora.targets)} kinds of layer" if model.lora.targets else "the recipe's layers"
     about = "" if shape.kind == FLUX else "about "
     weights = " + ".join(f"{weight:g} {name}" for name, weight in config.reward.weights.items())
     total = sum(plan.memory.values())
     parts = ", ".join(f"{name} {size:.2g}" for name, size in plan.memory.items())
+    over = "" if split == "none" else f", {split} over {processes}"
     spared = f" ({_number(plan.saved)} more without branching)" if plan.saved else ""
     lines = {
         "model": model.path + ("" if shape.known else " (not on this machine: sizes of FLUX.1-dev)"),
@@ -111,7 +122,7 @@ def describe(
         "reward": f"{weights}, from {config.reward.url or 'scorers in this process'}",
         "cost": f"{_figure(plan.pflop)} PFLOP an iteration, {_figure(plan.pflop / plan.images)} an image "
         f"(VAE, text encoders, reward model and validation not counted)",
-        "memory": f"about {total:.3g} GiB a process: {parts} (decoding not counted)",
+        "memory": f"about {total:.3g} GiB a process{over}: {parts} (decoding not counted)",
         "the run": f"{config.iterations:,} iterations, {plan.optimizer_steps:,} optimizer steps, "
         f"{plan.images * config.iterations:,} images, {_figure(plan.pflop * config.iterations)} PFLOP",
     }
@@ -136,11 +147,12 @@ def _image_tokens(config: TrainConfig, shape: Shape) -> int:
     return (config.model.height // unit) * (config.model.width // unit)
 
 
-def _memory(config: TrainConfig, shape: Shape, pairs: float, recomputed: float) -> dict[str, float]:
+def _memory(
+    config: TrainConfig, shape: Shape, pairs: float, recomputed: float, processes: int, split: str
+) -> dict[str, float]:
     """GiB of a process that keeps so many (picture, step) pairs of a rollout."""
     model, algorithm = config.model, algorithm_config(config)
     blocks = shape.blocks + shape.single_blocks
-    trainable = lora_parameters(shape, model.lora.rank, model.lora.targets)
     resident = {
         name: count
         for name, count in shape.parameters.items()
@@ -154,17 +166,40 @@ def _memory(config: TrainConfig, shape: Shape, pairs: float, recomputed: float) 
     image_tokens = _image_tokens(config, shape)
     tokens = image_tokens + model.max_sequence_length
     memory = {
-        "model": sum(resident.values()) * BYTES[model.dtype],
-        # Weights, gradients, AdamW's two, average, best, and what a policy of NFT samples with.
-        "adapters, their gradients, AdamW and averages": trainable
-        * 4
-        * (6 + (not algorithm.needs_trajectory)),
+        **_weights(config, shape, resident, processes, split),
         "rollout": pairs * image_tokens * shape.channels * 4 * copies,
     }
     if isinstance(config.optimizer.micro_batch, int):
         of_one = tokens * shape.width * kept_blocks * ACTIVATION
         memory["activations"] = config.optimizer.micro_batch * of_one
     return {name: size / GIB for name, size in memory.items()}
+
+
+def _weights(
+    config: TrainConfig, shape: Shape, resident: Mapping[str, float], processes: int, split: str
+) -> dict[str, float]:
+    """Bytes of a process for the base and for what is trained."""
+    model = {name: count * BYTES[config.model.dtype] for name, count in resident.items()}
+    trainable = 4 * lora_parameters(shape, config.model.lora.rank, config.model.lora.targets)
+    # Weights, average, best, and what a policy of NFT samples with; gradients and AdamW's two.
+    kept, stepped = 3 + (not algorithm_config(config).needs_trajectory), 3.0
+    adapters = "adapters, their gradients, AdamW and averages"
+    if split == "zero2":
+        # Weights in the optimizer once more, and a buffer to send gradients from.
+        return {
+            "model": sum(model.values()),
+            adapters: trainable * (kept + (stepped + 1) / processes) + 4 * BUCKET,
+        }
+    if split == "fsdp2":
+        whole = model["transformer"]
+        model["transformer"] = whole / processes
+        # One is computed while the next comes; in FLUX those of two streams are larger than the others.
+        block = max(
+            whole / (shape.blocks + shape.single_blocks),
+            36 * shape.width**2 * BYTES[config.model.dtype] * bool(shape.single_blocks),
+        )
+        model["fetched"] = 2 * block
+    return {"model": sum(model.values()), adapters: trainable * (kept + stepped)}
 
 
 def _sampling(config: TrainConfig, plan: Plan) -> str:

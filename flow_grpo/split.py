@@ -105,6 +105,11 @@ def sharing(accelerator: Accelerator) -> str | None:
     return told.get(accelerator.distributed_type.value)
 
 
+def launched_split() -> str:
+    """What a launch asks to share out, before anything has been started; see `flow_grpo.plan.describe`."""
+    return "fsdp2" if _asked("FSDP") else "zero2" if _asked("DEEPSPEED") else "none"
+
+
 def distribute(policy: Policy, accelerator: Accelerator) -> None:
     """Share the model's weights out as the launch says.
 

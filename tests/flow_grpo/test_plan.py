@@ -107,6 +107,41 @@ def test_text_encoders_on_disk_take_no_memory(arguments, tmp_path):
     assert memory[0] - memory[1] == pytest.approx(4.88e9 * 4 / 2**30)
 
 
+def test_fsdp2_shares_the_transformer_out_and_zero2_gradients_and_optimizer(arguments):
+    options = {"model.dtype": "bfloat16", "model.lora.rank": 64, "model.text_cache": "cache"}
+    config, shape = parse(arguments(**options)).config, Shape()
+    plans = {
+        (split, number): make_plan(config, shape, number, split).memory
+        for split in ("none", "fsdp2", "zero2")
+        for number in (1, 8)
+    }
+    adapters = "adapters, their gradients, AdamW and averages"
+    transformer, trained = 11.90e9 * 2 / 2**30, lora_parameters(shape, 64) * 4 / 2**30
+    saved = plans["none", 8]["model"] - plans["fsdp2", 8]["model"]
+    # Two of the largest blocks, 36 d² each, are there whole.
+    assert saved == pytest.approx(transformer * 7 / 8 - 2 * 36 * 3072**2 * 2 / 2**30)
+    assert plans["fsdp2", 8][adapters] == plans["none", 8][adapters] == pytest.approx(6 * trained)
+    assert plans["zero2", 8]["model"] == plans["none", 8]["model"]
+    assert plans["zero2", 8][adapters] == pytest.approx(3.5 * trained + 0.125)
+    assert plans["none", 1][adapters] == plans["none", 8][adapters]
+
+
+def test_the_command_reckons_with_processes_that_are_not_there(arguments, capsys, monkeypatch):
+    given = [*arguments(prompts__per_iteration=4), "--dry-run", "--gpu", "h100"]
+    assert main([*given, "--processes", "4", "--split", "fsdp2"]) == 0
+    printed = capsys.readouterr().out
+    assert "a process, fsdp2 over 4: model" in printed and "on 4 x h100" in printed
+    for variable, split in (("ACCELERATE_USE_FSDP", "fsdp2"), ("ACCELERATE_USE_DEEPSPEED", "zero2")):
+        with monkeypatch.context() as patch:
+            patch.setenv(variable, "true")
+            assert main([*given, "--processes", "2"]) == 0
+        assert f"a process, {split} over 2: model" in capsys.readouterr().out
+    assert main([*given, "--processes", "3"]) == 1 and "multiple of the 3 proc" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        parse([*given, "--processes", "0"])
+    assert "--processes is 0: it must be at least 1" in capsys.readouterr().err
+
+
 def test_time_follows_from_the_named_cards_peak_and_the_assumed_share(arguments):
     config = parse(arguments(**{"model.dtype": "bfloat16"})).config
     plan = make_plan(config, Shape())

@@ -65,9 +65,7 @@ def test_a_models_own_blocks_are_fetched_as_one_and_unknown_ones_named(flux_path
     module = policy.module
     found = blocks(module, module._no_split_modules)
     assert found == [*module.transformer_blocks, *module.single_transformer_blocks]
-    with pytest.raises(
-        ValueError, match=r"layer_cls_to_wrap names LlamaDecoderLayer, which the model"
-    ):
+    with pytest.raises(ValueError, match=r"layer_cls_to_wrap names LlamaDecoderLayer, which the model"):
         blocks(module, ["FluxTransformerBlock", "LlamaDecoderLayer"])
 
 
