@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -90,8 +91,9 @@ def check_kind(kind: str, fsdp: Any = None, deepspeed: Any = None) -> None:
                 key = {"cpu_offload": "offload_params"}.get(name, name)
                 raise ValueError(f"accelerate's fsdp_{key} is true; {remedy}, and set it to false.")
     if deepspeed is not None:
-        from flow_grpo.zero import check_plugin
+        from flow_grpo.zero import check_plugin, check_version
 
+        check_version(version("deepspeed"))
         check_plugin(deepspeed)
 
 

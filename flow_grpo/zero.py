@@ -20,6 +20,22 @@ if TYPE_CHECKING:
 
 #: Elements of the gradient that DeepSpeed sends at a time, if its file says nothing: 128 MiB.
 BUCKET = 2**25
+#: The first DeepSpeed with which two processes were seen to make the steps of one: 0.18.0 takes others without
+#: a word, and 0.18.9 stops in its own code.
+OLDEST = (0, 19)
+
+
+def check_version(installed: str) -> None:
+    """Refuse a DeepSpeed that would train something else.
+
+    Raises:
+        ValueError: It is older than `OLDEST`.
+    """
+    if tuple(int(part) for part in installed.split(".")[:2]) < OLDEST:
+        raise ValueError(
+            f"deepspeed is {installed}: from 0.19 on it takes the steps that it is asked for; "
+            f'pip install "deepspeed>=0.19,<0.20".'
+        )
 
 
 def check_plugin(plugin: Any) -> None:

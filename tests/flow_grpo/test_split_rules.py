@@ -12,7 +12,7 @@ from flow_grpo.policy.flux import FluxPolicy, ModelConfig
 from flow_grpo.policy.lora import LoraConfig
 from flow_grpo.signals import StopRequested, listening
 from flow_grpo.split import blocks, check_kind
-from flow_grpo.zero import check_plugin
+from flow_grpo.zero import check_plugin, check_version
 
 
 def test_what_does_not_split_is_taken_as_it_is():
@@ -57,6 +57,15 @@ def test_what_deepspeed_would_change_is_named(options, message):
     check_plugin(SimpleNamespace(deepspeed_config=config))
     with pytest.raises(ValueError, match=message):
         check_plugin(SimpleNamespace(deepspeed_config={**config, **options}))
+
+
+def test_a_deepspeed_that_takes_other_steps_is_refused():
+    for version in ("0.19.0", "0.19.8"):
+        check_version(version)
+    with pytest.raises(
+        ValueError, match=r'deepspeed is 0\.18\.9: from 0\.19 on .*pip install "deepspeed>=0\.19'
+    ):
+        check_version("0.18.9")
 
 
 def test_a_models_own_blocks_are_fetched_as_one_and_unknown_ones_named(flux_path):
