@@ -20,6 +20,7 @@ from flow_grpo.config import OptimizerConfig
 from flow_grpo.pace import is_split
 from flow_grpo.policy.base import Policy
 from flow_grpo.stepper import Replicated, Stepper
+from flow_grpo.zero import Partitioned, check_plugin, check_version, use_torchs_exchange
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -56,6 +57,7 @@ def settle_kind(accelerator: Accelerator) -> None:
     if state.distributed_type is DistributedType.MULTI_CPU and _asked("DEEPSPEED"):
         state.distributed_type, state.deepspeed_plugins = DistributedType.DEEPSPEED, DeepSpeedPlugin()
         state.deepspeed_plugins.select(_from_accelerator_state=True)
+        use_torchs_exchange()
     check_kind(
         state.distributed_type.value,
         state.fsdp_plugin if state.distributed_type is DistributedType.FSDP else None,
@@ -91,8 +93,6 @@ def check_kind(kind: str, fsdp: Any = None, deepspeed: Any = None) -> None:
                 key = {"cpu_offload": "offload_params"}.get(name, name)
                 raise ValueError(f"accelerate's fsdp_{key} is true; {remedy}, and set it to false.")
     if deepspeed is not None:
-        from flow_grpo.zero import check_plugin, check_version
-
         check_version(version("deepspeed"))
         check_plugin(deepspeed)
 
@@ -134,8 +134,6 @@ def build_stepper(policy: Policy, settings: OptimizerConfig, accelerator: Accele
         weight_decay=settings.weight_decay,
     )
     if accelerator.distributed_type.value == "DEEPSPEED":
-        from flow_grpo.zero import Partitioned
-
         return Partitioned(policy, optimizer, settings.grad_clip, accelerator)
     return Replicated(optimizer, policy.trainable, settings.grad_clip, accelerator)
 

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 
 #: Elements of the gradient that DeepSpeed sends at a time, if its file says nothing: 128 MiB.
 BUCKET = 2**25
-#: The first DeepSpeed with which two processes were seen to make the steps of one: 0.18.0 takes others without
-#: a word, and 0.18.9 stops in its own code.
+#: The first with which two processes were seen to make the steps of one: 0.18.0 takes others without a word,
+#: and 0.18.9 stops in its own code.
 OLDEST = (0, 19)
 
 
@@ -66,6 +66,15 @@ def check_plugin(plugin: Any) -> None:
                 f"DeepSpeed's {key} is enabled, which would round the adapters; disable it: model.dtype says "
                 f"what the base is computed in."
             )
+
+
+def use_torchs_exchange() -> None:
+    """Keep DeepSpeed from compiling an exchange of its own for processes on the CPU: it takes a compiler and
+    time, and a process that is killed meanwhile leaves a lock that all later ones wait for.
+    """
+    import deepspeed.ops
+
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
 
 
 class Partitioned:
