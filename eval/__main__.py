@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -13,6 +14,8 @@ if TYPE_CHECKING:
     from eval.config import CompareConfig
 
 FAILED, MISUSED = 1, 2
+#: So many problems are named on the terminal; the report has all.
+_NAMED = 5
 
 
 def build_parser() -> Any:
@@ -109,7 +112,18 @@ def _compare(config: CompareConfig) -> None:
     from eval.compare import run
 
     results = run(config)
-    print(f"\n{results['comparisons'][0]['verdict']['line']}")
+    if not results:  # another process has them
+        return
+    from eval.published import as_text
+    from eval.results import headline
+
+    print(f"\n{headline(results)['verdict']['line']}")
+    if results["published"]:
+        print(f"\n{as_text(results)}\n")
+    for problem in results["problems"][:_NAMED]:
+        print(f"left out {problem['where']}: {problem['reason']}")
+    if len(results["problems"]) > _NAMED:
+        print(f"left out {len(results['problems']) - _NAMED} more, see the report")
     for note in results["notes"]:
         print(f"note     {note}")
     _point(Path(config.out))
@@ -139,7 +153,8 @@ def _point(folder: Path) -> None:
 def _complain(error: BaseException, code: int) -> int:
     """One line, whatever line breaks the message has."""
     message = " ".join(str(error).split()) or type(error).__name__
-    print(f"eval: {message}", file=sys.stderr)
+    if os.environ.get("LOCAL_RANK", "0") == "0" or code == FAILED:
+        print(f"eval: {message}", file=sys.stderr)
     return code
 
 

@@ -11,8 +11,8 @@ import markupsafe
 
 from eval.ablate_plots import Point, color_steps, curves, trade_off
 from eval.ablate_table import groups_of, interval_cell, mean_of
+from eval.alarms import REWARD
 from eval.pages import LABELS, footer, templates
-from eval.verdict import REWARD
 
 
 def write_page(results: Mapping[str, Any], out: Path) -> Path:

@@ -31,8 +31,8 @@ import numpy as np
 
 from eval.ablate_config import AblateConfig, Run
 from eval.ablate_runs import results_of, state_of
+from eval.alarms import REWARD
 from eval.curves import kept_iteration, read_curves, read_jsonl
-from eval.verdict import REWARD
 from flow_grpo.files import replacing
 from flow_grpo.log import versions
 

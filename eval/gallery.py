@@ -1,6 +1,8 @@
-"""The gallery: every pair side by side, with scores, filter, sorting and a full-screen view.
+"""The gallery: every pair side by side, with scores, filter, sorting, progress strips and a full-screen view.
 
 `gallery/index.html` needs nothing but the pictures beside it, so it opens from disk and from any static host.
+The page holds one heading for each pair and the scores as data; the script fills in the cards that are near
+the window, so that thousands of pairs stay smooth.
 """
 
 from __future__ import annotations
@@ -12,49 +14,54 @@ from typing import Any
 import markupsafe
 import PIL.Image
 
-from eval.pages import (
-    Dimension,
-    dimensions,
-    footer,
-    pair_id,
-    sample_difference,
-    script_json,
-    templates,
-)
+from eval.alarms import PIXEL_DISTANCE
+from eval.pages import Dimension, dimensions, footer, pair_id, script_json, templates, value_of
 from eval.pictures import DISPLAY_SIDE, write_displayed
+from eval.results import headline
 from flow_grpo.files import replacing
 
-_LABELS = {"base": "Before", "tuned": "After"}
+#: What the two sides are called where there are only two models.
+_LABELS = ("Before", "After")
 # Shown on every card; the others appear with "All scores" and in the full-screen view.
 _ALWAYS = ("adherence",)
+#: Of a picture that is missing, so that its place keeps a shape.
+_SQUARE = (DISPLAY_SIDE, DISPLAY_SIDE)
 
 
 def write_gallery(results: Mapping[str, Any], out: Path) -> Path:
     """Write `gallery/index.html` and the pictures at display size below `out`.
 
     Args:
-        results: The record, as `eval.results.build` returns it.
+        results: The record, as `eval.record.build` returns it.
         out: Its folder; image paths in the record are relative to it.
 
     Returns:
         Path of the page.
     """
     gallery = out / "gallery"
-    comparison = results["comparisons"][0]
-    sides = (comparison["baseline"], comparison["model"])
-    shown = [d for d in dimensions(results) if d.name in results["samples"][0]["sides"][sides[0]]["scores"]]
+    models = _models(results)
+    measured = results["samples"][0]["sides"][models[0]["name"]]["scores"]
+    shown = [d for d in dimensions(results) if d.name in measured]
     several = any(sample["member"] for sample in results["samples"])
-    cards = [_card(sample, sides, shown, out, several) for sample in results["samples"]]
+    pairs = [_pair(sample, models, shown, out, several) for sample in results["samples"]]
+    data = {
+        "models": models,
+        "dimensions": [_dimension(d) for d in shown],
+        "pairs": pairs,
+        "current": len(models) - 1,
+    }
     page = (
         templates()
         .get_template("gallery.html.j2")
         .render(
             title=results["title"],
-            verdict=comparison["verdict"],
+            verdict=headline(results)["verdict"],
+            models=models,
             categories=sorted({s["category"] for s in results["samples"] if s["category"]}),
             dimensions=shown,
-            pairs=cards,
-            data=markupsafe.Markup(script_json(_data(results["samples"], cards, sides, shown))),
+            pairs=pairs,
+            gone=sum(side["image"] is None for pair in pairs for side in pair["sides"]),
+            data=markupsafe.Markup(script_json(data)),
             footer=footer(results),
         )
     )
@@ -63,77 +70,90 @@ def write_gallery(results: Mapping[str, Any], out: Path) -> Path:
     return gallery / "index.html"
 
 
-def _card(
-    sample: Mapping[str, Any], sides: Sequence[str], shown: Sequence[Dimension], out: Path, several: bool
-) -> dict[str, Any]:
-    """What the template prints for one pair."""
-    pictures = []
-    for name, key in zip(sides, _LABELS, strict=True):
-        source = out / sample["sides"][name]["image"]
-        target = out / "gallery" / "display" / name / f"{source.stem}.webp"
-        width, height = write_displayed(source, target)
-        with PIL.Image.open(source) as original:
-            enlarged = max(original.size) <= DISPLAY_SIDE
-        full = target if enlarged else source
-        pictures.append(
+def _models(results: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Names, labels and verdicts; the reference first."""
+    verdicts = {comparison["model"]: comparison["verdict"] for comparison in results["comparisons"]}
+    two = len(results["models"]) == 2
+    found = []
+    for number, model in enumerate(results["models"]):
+        verdict = verdicts.get(model["name"])
+        alarms = [alarm for alarm in verdict["alarms"] if alarm["rings"]] if verdict else []
+        found.append(
             {
-                "name": key,
-                "label": _LABELS[key],
-                "display": target.relative_to(out / "gallery").as_posix(),
-                "full": full.relative_to(out / "gallery").as_posix(),
-                "width": width,
-                "height": height,
+                "name": model["name"],
+                "label": _LABELS[number] if two else model["name"],
+                "step": model["step"],
+                "line": verdict["line"] if verdict else "",
+                "alarms": [
+                    {
+                        "meaning": alarm["meaning"][:1].upper() + alarm["meaning"][1:],
+                        "text": alarm["text"],
+                        "severity": alarm.get("severity", "warning"),
+                    }
+                    for alarm in alarms
+                ],
             }
         )
-    errors = [f"{_LABELS[k]}: {sample['sides'][n]['error']}" for n, k in zip(sides, _LABELS, strict=True)]
-    failed = [text for text, name in zip(errors, sides, strict=True) if sample["sides"][name]["error"]]
+    return found
+
+
+def _dimension(d: Dimension) -> dict[str, Any]:
+    return {
+        "name": d.name,
+        "label": d.label,
+        "role": d.role,
+        "digits": d.digits,
+        "neutral": d.neutral,
+        "extra": d.role == "held_out" and d.name not in _ALWAYS,
+    }
+
+
+def _pair(
+    sample: Mapping[str, Any],
+    models: Sequence[Mapping[str, Any]],
+    shown: Sequence[Dimension],
+    out: Path,
+    several: bool,
+) -> dict[str, Any]:
+    """What the page knows of one pair; scores in the order of the dimensions, sides in that of the models."""
+    sides, size = [], None
+    for model in models:
+        side = sample["sides"][model["name"]]
+        picture = _picture(out, side["image"], model["name"])
+        size = size or picture.pop("size")
+        picture.pop("size", None)
+        sides.append(
+            {
+                **picture,
+                "scores": [side["scores"][d.name] for d in shown],
+                "change": value_of(side, PIXEL_DISTANCE),
+                "error": side["error"],
+            }
+        )
+    width, height = size or _SQUARE
     return {
         "id": pair_id(sample),
         "prompt": sample["prompt"],
-        "member_label": f"·\u00a0{sample['member'] + 1}" if several else "",
-        "sides": pictures,
-        "rows": [_row(sample, sides, dimension) for dimension in shown],
-        "error": "; ".join(failed),
+        "category": sample["category"],
+        "member": f"·\u00a0{sample['member'] + 1}" if several else "",
+        "width": width,
+        "height": height,
+        "sides": sides,
     }
 
 
-def _row(sample: Mapping[str, Any], sides: Sequence[str], dimension: Dimension) -> dict[str, str]:
-    base, tuned = (sample["sides"][side]["scores"][dimension.name] for side in sides)
-    difference = sample_difference(sample, sides[0], sides[1], dimension.name)
-    extra = dimension.role == "held_out" and dimension.name not in _ALWAYS
-    return {
-        "label": dimension.label,
-        "role": dimension.role + (" extra" if extra else ""),
-        "base": dimension.text(base),
-        "tuned": dimension.text(tuned),
-        "delta": dimension.delta(difference),
-        "tone": dimension.tone(difference),
+def _picture(out: Path, image: str, name: str) -> dict[str, Any]:
+    """Addresses of a picture, at display size and in full; None where it is missing or damaged."""
+    source = out / image
+    target = out / "gallery" / "display" / name / f"{source.stem}.webp"
+    try:
+        size = write_displayed(source, target)
+    except ValueError:
+        return {"image": None, "full": None, "size": None}
+    with PIL.Image.open(source) as original:
+        enlarged = max(original.size) <= DISPLAY_SIDE
+    full = target if enlarged else source
+    places = {"image": target, "full": full}
+    return {key: path.relative_to(out / "gallery").as_posix() for key, path in places.items()} | {
+        "size": size
     }
-
-
-def _data(
-    samples: Sequence[Mapping[str, Any]],
-    cards: Sequence[Mapping[str, Any]],
-    sides: Sequence[str],
-    shown: Sequence[Dimension],
-) -> dict[str, Any]:
-    """What the page's script needs: raw scores to sort by, and the pictures of the full-screen view."""
-    pairs = [
-        {
-            "id": card["id"],
-            "prompt": sample["prompt"],
-            "category": sample["category"],
-            "member": card["member_label"],
-            "change": sample["change"],
-            "images": {picture["name"]: picture["full"] for picture in card["sides"]},
-            "width": card["sides"][0]["width"],
-            "height": card["sides"][0]["height"],
-            **{key: _scores(sample, name, shown) for key, name in zip(_LABELS, sides, strict=True)},
-        }
-        for sample, card in zip(samples, cards, strict=True)
-    ]
-    return {"pairs": pairs}
-
-
-def _scores(sample: Mapping[str, Any], side: str, shown: Sequence[Dimension]) -> dict[str, float | None]:
-    return {dimension.name: sample["sides"][side]["scores"][dimension.name] for dimension in shown}

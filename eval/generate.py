@@ -3,7 +3,8 @@
 Both sides of a comparison start from the same noise, seeded by (seed, prompt index, member), so a pair
 differs by the weights alone. Neither batch size nor order nor an interruption changes a picture by more than
 the rounding of batched matrix products. What is on disk is kept: a manifest beside the pictures names the
-settings and the exact weights they came from.
+settings and the exact weights they came from. Several processes each make a share and keep a manifest of
+their own beside it, which the first one joins to it at the beginning and at the end.
 
 Shapes: B pictures in a batch, L latent tokens, C channels of a token.
 """
@@ -18,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from eval.config import Sampling
+from eval.processes import Processes
 from flow_grpo.files import replacing
 from flow_grpo.noise import normal, seed_of
 
@@ -47,30 +49,36 @@ class Item:
 
 
 class Models:
-    """A FLUX pipeline that is loaded when first needed, with or without a LoRA on it.
+    """FLUX pipelines, loaded when first needed and one at a time, with or without a LoRA on them.
 
     Args:
-        path: Folder or hub name for `FluxPipeline.from_pretrained`.
         dtype: `float32`, `bfloat16` or `float16`.
         device: Torch device.
     """
 
-    def __init__(self, path: str, dtype: str, device: str) -> None:
-        self._path, self._dtype, self._device = path, dtype, device
+    def __init__(self, dtype: str, device: str) -> None:
+        self._dtype, self._device = dtype, device
+        self._path: str | None = None
         self._pipeline: FluxPipeline | None = None
         self._lora: Path | None = None
 
-    def __call__(self, lora: Path | None) -> FluxPipeline:
+    def __call__(self, path: str, lora: Path | None) -> FluxPipeline:
         """The pipeline with exactly this LoRA, or none.
 
         The LoRA stays beside the weights and is not merged into them: merging in bfloat16 would round
         differently from what training sampled with.
 
+        Args:
+            path: Folder or hub name for `FluxPipeline.from_pretrained`.
+            lora: A LoRA file.
+
         Raises:
             ValueError: The folder holds no FLUX pipeline, or the LoRA does not fit it.
         """
-        if self._pipeline is None:
-            self._pipeline = _load_pipeline(self._path, self._dtype, self._device)
+        if self._pipeline is None or path != self._path:
+            self._pipeline = None  # the former one makes room first
+            self._pipeline = _load_pipeline(path, self._dtype, self._device)
+            self._path, self._lora = path, None
         if lora != self._lora:
             self._pipeline.unload_lora_weights()
             if lora is not None:
@@ -88,6 +96,7 @@ def generate(
     identity: dict[str, Any],
     batch_size: int = 8,
     label: str = "images",
+    processes: Processes | None = None,
 ) -> int:
     """Make the pictures that are not there yet.
 
@@ -100,29 +109,54 @@ def generate(
             other sampling settings or of another prompt text are made anew.
         batch_size: Pictures sampled together.
         label: Text of the progress bar.
+        processes: With whom the work is shared; all of them have to call this.
 
     Returns:
-        Number of pictures made.
+        Number of pictures that this process made.
     """
+    settings = {**asdict(sampling), **identity}
+    rank, first = (processes.rank, processes.first) if processes else (0, True)
+    if first:
+        folder.mkdir(parents=True, exist_ok=True)
+        _join(folder, settings)
+    if processes:
+        processes.wait()
+        items = processes.share(items)
+    made = _make(load, items, folder, settings, sampling, batch_size, label, rank)
+    if processes:
+        processes.wait()
+    if first:
+        _join(folder, settings)
+    return made
+
+
+def _make(
+    load: Callable[[], FluxPipeline],
+    items: Sequence[Item],
+    folder: Path,
+    settings: dict[str, Any],
+    sampling: Sampling,
+    batch_size: int,
+    label: str,
+    rank: int,
+) -> int:
     from tqdm import tqdm
 
-    folder.mkdir(parents=True, exist_ok=True)
-    settings = {**asdict(sampling), **identity}
-    done = _finished(folder, settings)
+    done = _finished(folder / _MANIFEST, settings)
     pending = [item for item in items if done.get(item.file) != item.prompt]
     if not pending:
         return 0
     pipeline = load()
-    with tqdm(total=len(items), initial=len(items) - len(pending), desc=label, unit="image") as bar:
+    mine: dict[str, str] = {}
+    already = len(items) - len(pending)
+    with tqdm(total=len(items), initial=already, desc=label, unit="image", disable=rank > 0) as bar:
         for start in range(0, len(pending), batch_size):
             batch = pending[start : start + batch_size]
             for item, image in zip(batch, sample(pipeline, batch, sampling), strict=True):
                 with replacing(folder / item.file) as path:
                     image.save(path, format="PNG")
-                done[item.file] = item.prompt
-            manifest = {"version": _MANIFEST_VERSION, "settings": settings, "images": done}
-            with replacing(folder / _MANIFEST) as path:
-                path.write_text(json.dumps(manifest, indent=1, ensure_ascii=False), encoding="utf-8")
+                mine[item.file] = item.prompt
+            _write_manifest(folder / f"manifest-{rank}.json", settings, mine)
             bar.update(len(batch))
     return len(pending)
 
@@ -203,15 +237,32 @@ def model_identity(path: str) -> dict[str, Any]:
     return {"model": digest.hexdigest()}
 
 
-def _finished(folder: Path, settings: dict[str, Any]) -> dict[str, str]:
-    """File name -> prompt of the pictures that the manifest vouches for under these settings."""
+def _join(folder: Path, settings: dict[str, Any]) -> None:
+    """Put the processes' manifests into the one; a manifest of other settings gives way to an empty one."""
+    parts = sorted(folder.glob("manifest-*.json"))
+    images = _finished(folder / _MANIFEST, settings)
+    for part in parts:  # newer than the one, and no picture is in two
+        images |= _finished(part, settings)
+    _write_manifest(folder / _MANIFEST, settings, images)
+    for part in parts:
+        part.unlink()
+
+
+def _write_manifest(path: Path, settings: dict[str, Any], images: dict[str, str]) -> None:
+    manifest = {"version": _MANIFEST_VERSION, "settings": settings, "images": images}
+    with replacing(path) as beside:
+        beside.write_text(json.dumps(manifest, indent=1, ensure_ascii=False), encoding="utf-8")
+
+
+def _finished(path: Path, settings: dict[str, Any]) -> dict[str, str]:
+    """File name -> prompt of the pictures that a manifest vouches for under these settings."""
     try:
-        manifest = json.loads((folder / _MANIFEST).read_text(encoding="utf-8"))
+        manifest = json.loads(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, json.JSONDecodeError):
         return {}
     if manifest.get("version") != _MANIFEST_VERSION or manifest.get("settings") != settings:
         return {}
-    return {name: prompt for name, prompt in manifest["images"].items() if (folder / name).is_file()}
+    return {name: text for name, text in manifest["images"].items() if (path.parent / name).is_file()}
 
 
 def _load_pipeline(path: str, dtype: str, device: str) -> FluxPipeline:

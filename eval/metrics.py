@@ -10,12 +10,15 @@ prompts, each with all of its members, and not single pictures.
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
 
 # Resamples drawn at once; bounds the memory of the multinomial counts at thousands of prompts.
 _CHUNK = 500
+#: Of a distribution, as shares.
+QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 
 
 @dataclass(frozen=True)
@@ -156,10 +159,10 @@ def paired_bootstrap(
     # Per prompt: sum of differences, sum of base scores, number of pairs. A resample is a vector of counts.
     sums = np.stack([np.bincount(cluster, weights=w, minlength=count) for w in (tuned - base, base)])
     sizes = np.bincount(cluster, minlength=count).astype(float)
-    rng = np.random.default_rng(bootstrap.seed)
+    counts = _draws(count, resamples, bootstrap.seed)
     differences, bases = np.empty(resamples), np.empty(resamples)
     for start in range(0, resamples, _CHUNK):
-        drawn = rng.multinomial(count, np.full(count, 1.0 / count), size=min(_CHUNK, resamples - start))
+        drawn = counts[start : start + _CHUNK].astype(float)
         total = drawn @ sizes
         differences[start : start + len(drawn)] = drawn @ sums[0] / total
         bases[start : start + len(drawn)] = drawn @ sums[1] / total
@@ -172,6 +175,27 @@ def outcomes(base: np.ndarray, tuned: np.ndarray, tolerance: float = 1e-6) -> tu
     difference = np.asarray(tuned, dtype=float) - np.asarray(base, dtype=float)
     wins, losses = int((difference > tolerance).sum()), int((difference < -tolerance).sum())
     return wins, len(difference) - wins - losses, losses
+
+
+def describe(values: np.ndarray) -> dict[str, Any]:
+    """The distribution of one dimension on one side.
+
+    Args:
+        values: Scores [N], NaN where missing.
+
+    Returns:
+        `n`, `missing`, `mean`, `std` (of the sample, n - 1) and `quantiles` at QUANTILES; None where there
+        are too few values for them.
+    """
+    values = np.asarray(values, dtype=np.float64)
+    known = values[np.isfinite(values)]
+    return {
+        "n": len(known),
+        "missing": len(values) - len(known),
+        "mean": float(known.mean()) if len(known) else None,
+        "std": float(known.std(ddof=1)) if len(known) > 1 else None,
+        "quantiles": np.quantile(known, QUANTILES).tolist() if len(known) else None,
+    }
 
 
 def diversity(images: np.ndarray) -> float:
@@ -194,6 +218,17 @@ def pixel_distance(first: np.ndarray, second: np.ndarray) -> float:
     """Root mean square difference of two pictures with values 0..255, in percent of the value range."""
     difference = np.asarray(first, dtype=np.float64) - np.asarray(second, dtype=np.float64)
     return float(np.sqrt(np.mean(difference**2)) / 255.0 * 100.0)
+
+
+@lru_cache(maxsize=8)
+def _draws(count: int, resamples: int, seed: int) -> np.ndarray:
+    """How often each prompt is drawn in each resample, uint16 [R, count]; the same for every dimension."""
+    rng = np.random.default_rng(seed)
+    drawn = np.empty((resamples, count), dtype=np.uint16)
+    for start in range(0, resamples, _CHUNK):
+        size = min(_CHUNK, resamples - start)
+        drawn[start : start + size] = rng.multinomial(count, np.full(count, 1.0 / count), size=size)
+    return drawn
 
 
 def _percentiles(values: np.ndarray, confidence: float) -> tuple[float, float]:

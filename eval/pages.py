@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from eval.results import DIVERSITY
-from eval.verdict import signed
+from eval.alarms import CLIP_DISTANCE, DIVERSITY, NEUTRAL, PIXEL_DISTANCE, VELOCITY
+from eval.numbers import signed
 
 if TYPE_CHECKING:
     import jinja2
@@ -22,8 +22,19 @@ LABELS = {
     "adherence": "Prompt adherence",
     "colourfulness": "Colourfulness",
     "grid_energy": "Grid energy",
-    "diversity": "Diversity within a prompt",
+    DIVERSITY: "Diversity within a prompt",
+    VELOCITY: "Velocity against base",
+    PIXEL_DISTANCE: "Distance in pixels, %",
+    CLIP_DISTANCE: "Distance in CLIP space, %",
+    "pickscore": "PickScore",
+    "hpsv2": "HPSv2",
+    "imagereward": "ImageReward",
+    "laion_aesthetic": "LAION aesthetics",
+    "artimuse": "ArtiMuse",
+    "ocr": "Text read back (OCR)",
 }
+_ROLES = ("reward", "trained", "held_out", "distance")
+_DISTANCES = {PIXEL_DISTANCE: "pixels", CLIP_DISTANCE: "clip"}
 NO_VALUE = "–"
 
 
@@ -34,7 +45,7 @@ class Dimension:
     Attributes:
         name: As in the record.
         label: As printed.
-        role: `reward`, `trained` or `held_out`.
+        role: `reward`, `trained`, `held_out` or `distance`.
         weight: In the reward; None unless trained.
         digits: Decimals that its numbers need.
     """
@@ -44,6 +55,11 @@ class Dimension:
     role: str
     weight: float | None
     digits: int
+
+    @property
+    def neutral(self) -> bool:
+        """Whether neither direction is good in itself; of a trained dimension up is what was asked for."""
+        return self.role not in ("reward", "trained") and self.name in NEUTRAL
 
     def text(self, value: float | None) -> str:
         """A score."""
@@ -58,29 +74,41 @@ class Dimension:
 
         Only where higher is better: of a pixel statistic neither direction is good in itself.
         """
-        neutral = self.role == "held_out" and self.name != "adherence"
-        if value is None or neutral or not float(f"{value:.{self.digits}f}"):
+        if value is None or self.neutral or not float(f"{value:.{self.digits}f}"):
             return "flat"
         return "up" if value > 0 else "down"
 
 
 def dimensions(results: Mapping[str, Any]) -> list[Dimension]:
-    """All dimensions of a record: the reward, the trained, adherence, then the other held-out ones."""
-    summary = results["comparisons"][0]["summary"]
+    """All dimensions of a record: reward, trained, held-out metrics, pixel statistics, then distances."""
     found = []
     for entry in results["dimensions"]:
         name = entry["name"]
-        means = [abs(summary[name][key] or 0.0) for key in ("base_mean", "tuned_mean")]
+        means = [abs(model["distribution"].get(name, {}).get("mean") or 0.0) for model in results["models"]]
         label = LABELS.get(name, name.replace("_", " ").capitalize())
         found.append(Dimension(name, label, entry["role"], entry["weight"], _digits(max(means))))
-    return sorted(found, key=lambda d: (d.role == "held_out", d.role == "held_out" and d.name != "adherence"))
+    return sorted(found, key=lambda d: (_ROLES.index(d.role), d.neutral, d.name != "adherence"))
+
+
+def main_dimensions(shown: Sequence[Dimension]) -> list[Dimension]:
+    """Those that are judged: reward, trained, and held-out metrics that should be high."""
+    return [dimension for dimension in shown if not dimension.neutral]
 
 
 def scores_of(results: Mapping[str, Any], side: str, name: str) -> list[float]:
-    """All values of a dimension on one side, one for each picture or, for diversity, for each prompt."""
-    if name == DIVERSITY:
-        return finite([prompt["diversity"][side] for prompt in results["prompts"]])
-    return finite([sample["sides"][side]["scores"].get(name) for sample in results["samples"]])
+    """All values of a dimension on one side, one for each picture or prompt that has one."""
+    if name in (DIVERSITY, VELOCITY):
+        return finite([prompt[name][side] for prompt in results["prompts"]])
+    return finite([value_of(sample["sides"][side], name) for sample in results["samples"]])
+
+
+def value_of(side: Mapping[str, Any], name: str) -> float | None:
+    """A score, or a distance, of one picture."""
+    if name in _DISTANCES:
+        distance: float | None = side["distance"][_DISTANCES[name]]
+        return distance
+    value: float | None = side["scores"].get(name)
+    return value
 
 
 def sample_difference(sample: Mapping[str, Any], baseline: str, model: str, name: str) -> float | None:

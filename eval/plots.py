@@ -67,6 +67,27 @@ def curve(data: Curve, kept: int | None = None) -> str:
     return as_svg(f"curve-{data.name}", f"{data.name} over iterations: {', '.join(parts)}", draw)
 
 
+def progress(name: str, points: Sequence[tuple[float, float, float, float]]) -> str:
+    """A dimension over the checkpoints of a run: means, and intervals of their difference from the base.
+
+    Args:
+        name: Of the dimension.
+        points: Iteration, mean, lower and upper end of the interval; in order, at least two.
+    """
+    steps, means, lows, highs = zip(*points, strict=True)
+
+    def draw(axes: Any) -> None:
+        axes.axhline(means[0], color=BASE, linewidth=1.2, linestyle=(0, (3, 2)))
+        axes.fill_between(steps, lows, highs, color=TUNED, alpha=0.16, linewidth=0)
+        axes.plot(steps, means, color=TUNED, linewidth=1.8, marker="o", markersize=3.6, markeredgewidth=0)
+        axes.set_xlabel("iteration")
+        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.grid(axis="y", color=LINE, linewidth=0.8)
+
+    label = f"{name} over checkpoints: from {means[0]:.4g} to {means[-1]:.4g} at iteration {steps[-1]:g}"
+    return as_svg(f"progress-{name}", label, draw)
+
+
 def as_svg(identity: str, label: str, draw: Callable[[Any], None], size: tuple[float, float] = _SIZE) -> str:
     """Draw on axes in house style; the SVG is deterministic and carries `label` for screen readers.
 

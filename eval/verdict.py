@@ -8,49 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
+from eval.alarms import DEFAULT_ALARMS, REWARD, Alarm, against_held_out, ring
 from eval.metrics import Comparison
-
-REWARD = "reward"
-
-
-@dataclass(frozen=True)
-class Alarm:
-    """A change that looks like a reward being gamed rather than earned.
-
-    It rings when the mean moves the wrong way by more than the bound and the interval of the difference
-    leaves zero out.
-
-    Attributes:
-        dimension: Measured dimension, or `diversity`.
-        direction: The way that is suspicious.
-        bound: Change that is still tolerated, as a share of the base mean or, if `absolute`, in the
-            dimension's unit.
-        absolute: Whether `bound` is in the dimension's unit. Logarithmic dimensions need that.
-        meaning: What a reader should look for in the pictures.
-    """
-
-    dimension: str
-    direction: Literal["up", "down"]
-    bound: float
-    absolute: bool = False
-    meaning: str = ""
-
-
-# Natural pictures have less than 0.01 of grid energy; sharpness is the logarithm of a variance: -0.7 is half.
-DEFAULT_ALARMS = (
-    Alarm(
-        "grid_energy",
-        "up",
-        0.01,
-        absolute=True,
-        meaning="a fine regular grid or dot pattern over the picture",
-    ),
-    Alarm("saturation", "up", 0.5, meaning="colours driven to their limits"),
-    Alarm("sharpness", "down", 0.7, absolute=True, meaning="fine detail smoothed away"),
-    Alarm("diversity", "down", 0.3, meaning="members of one prompt becoming alike"),
-)
+from eval.numbers import interval_text, percent, points
 
 
 @dataclass(frozen=True)
@@ -62,16 +24,23 @@ class Targets:
         adherence: Held-out dimension that must not fall; it is never part of the reward.
         adherence_drop: Tolerated fall of its mean, as a share of the base mean.
         alarms: Changes to warn of.
+        watched: Held-out dimensions, higher being better, that must not fall while the reward rises; none:
+            all but the pixel statistics; an empty list: that alarm is off.
     """
 
     reward_gain: float = 0.0
     adherence: str = "adherence"
     adherence_drop: float = 0.02
     alarms: list[Alarm] = field(default_factory=lambda: list(DEFAULT_ALARMS))
+    watched: list[str] | None = None
 
 
 def judge(
-    summary: Mapping[str, Comparison], trained: Sequence[str], targets: Targets, confidence: float
+    summary: Mapping[str, Comparison],
+    trained: Sequence[str],
+    targets: Targets,
+    confidence: float,
+    held_out: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Targets, alarms and the verdict line.
 
@@ -80,11 +49,12 @@ def judge(
         trained: Dimensions with a weight in the reward.
         targets: What was asked for.
         confidence: Coverage of the intervals, for the wording.
+        held_out: Dimensions without a weight that should be high, unless `targets.watched` names them.
 
     Returns:
         `{"line", "held", "targets": [...], "alarms": [...]}`. `held` is True only if every target was
         measured and held. A target has `name`, `statement`, `measured` and `held` (None where it was not
-        measured); an alarm has `dimension`, `text`, `meaning` and `rings` (None likewise).
+        measured); an alarm is as `eval.alarms.ring` returns it.
     """
     checks = [
         _gain(summary[REWARD], targets.reward_gain),
@@ -92,35 +62,13 @@ def judge(
         _not_below(summary, trained),
         _adherence(summary.get(targets.adherence), targets, confidence),
     ]
-    alarms = [_alarm(summary.get(alarm.dimension), alarm) for alarm in targets.alarms]
+    alarms = [ring(alarm, summary.get(alarm.dimension), confidence) for alarm in targets.alarms]
+    watched = held_out if targets.watched is None else targets.watched
+    if watched:
+        alarms.append(against_held_out(summary, watched, confidence))
     held = all(check["held"] is True for check in checks)
     line = _line(checks, alarms, summary, targets.adherence, confidence)
     return {"line": line, "held": held, "targets": checks, "alarms": alarms}
-
-
-def signed(value: float, digits: int = 1) -> str:
-    """`+1.2`, `−1.2` or `0.0`, with a true minus sign."""
-    text = f"{abs(value):.{digits}f}"
-    if not float(text):
-        return text
-    return ("+" if value > 0 else "−") + text
-
-
-def points(value: float) -> str:
-    """A signed difference; a tiny one keeps the decimals that show why a target is held or missed."""
-    return signed(value, 1 if value == 0 or abs(value) >= 0.05 else 4)
-
-
-def percent(value: float, digits: int = 1) -> str:
-    """A share as a signed percentage."""
-    return signed(100.0 * value, digits) + " %"
-
-
-def interval_text(interval: Sequence[float] | None, digits: int = 1) -> str:
-    """`+0.3 to +1.2`, or what to say when there is none."""
-    if interval is None:
-        return "no interval, one prompt only"
-    return f"{signed(interval[0], digits)} to {signed(interval[1], digits)}"
 
 
 def _gain(reward: Comparison, least: float) -> dict[str, Any]:
@@ -160,24 +108,6 @@ def _adherence(result: Comparison | None, targets: Targets, confidence: float) -
     return _check("adherence", statement, measured, result.relative >= -targets.adherence_drop)
 
 
-def _alarm(result: Comparison | None, alarm: Alarm) -> dict[str, Any]:
-    name = alarm.dimension.replace("_", " ")
-    meaning = alarm.meaning or f"{name} going {alarm.direction}"
-    record: dict[str, Any] = {"dimension": alarm.dimension, "meaning": meaning, "rings": None}
-    change = None if result is None else (result.difference if alarm.absolute else result.relative)
-    if result is None or change is None or result.difference is None:
-        return {**record, "text": f"{name}: not measured"}
-    sign = 1.0 if alarm.direction == "up" else -1.0
-    # Without an interval (one prompt) the mean alone decides: a warning too many is the cheaper mistake.
-    low, high = result.interval or (result.difference, result.difference)
-    sure = low > 0 if alarm.direction == "up" else high < 0
-    digits = 2 if alarm.bound >= 0.1 else 3
-    moved = signed(change, digits) if alarm.absolute else percent(change)
-    bound = signed(sign * alarm.bound, digits) if alarm.absolute else percent(sign * alarm.bound, 0)
-    text = f"{name} changed by {moved} (warns beyond {bound})"
-    return {**record, "text": text, "rings": sure and sign * change > alarm.bound}
-
-
 def _check(name: str, statement: str, measured: str, held: bool | None) -> dict[str, Any]:
     return {"name": name, "statement": statement, "measured": measured, "held": held}
 
@@ -206,6 +136,8 @@ def _line(
         parts[0] += f" ({100 * confidence:g} % interval {interval_text(reward.interval)})"
     if adherence is not None and adherence.relative is not None:
         parts.append(f"held-out {held_out} changed by {percent(adherence.relative)}")
-    ringing = [str(alarm["dimension"]) for alarm in alarms if alarm["rings"]]
+    ringing = [
+        str(alarm["dimension"]).replace("held_out", "held-out metrics") for alarm in alarms if alarm["rings"]
+    ]
     warning = f" Warning of reward hacking: {', '.join(ringing)}." if ringing else ""
     return f"{opening}: {' and '.join(parts)}.{warning}"

@@ -45,9 +45,16 @@ class _Entry(NamedTuple):
     text: str
     category: str | None
     metadata: dict[str, Any]
+    problem: str | None = None  # why this entry is no prompt
 
 
-def read_prompts(path: str | Path, allow_duplicates: bool = False) -> list[Prompt]:
+def read_prompts(
+    path: str | Path,
+    allow_duplicates: bool = False,
+    *,
+    format: str = "auto",
+    broken: list[str] | None = None,
+) -> list[Prompt]:
     """Read a prompt file, or a folder with one text file for each prompt (DPG-Bench), in UTF-8.
 
     The ending tells the format; the README beside the shipped prompt files shows each:
@@ -59,6 +66,9 @@ def read_prompts(path: str | Path, allow_duplicates: bool = False) -> list[Promp
     Args:
         path: The file or folder.
         allow_duplicates: Keep equal texts, each as an entry with its own index, instead of raising.
+        format: auto, or one of FORMATS, for a file with another ending or to be sure what it is.
+        broken: Where given, entries that are no prompts are left out and described here instead of raising.
+            They keep their place: the others have the indices that they will have when it is mended.
 
     Returns:
         At least one prompt, in the file's order (a folder: by number, then by name), indices 0, 1, 2, ...
@@ -68,24 +78,51 @@ def read_prompts(path: str | Path, allow_duplicates: bool = False) -> list[Promp
             or not UTF-8, a prompt is empty, or texts are equal up to case and white space.
     """
     path = Path(path)
-    if path.is_dir():
-        entries = list(_read_folder(path))
-    elif not path.is_file():
-        raise ValueError(f"prompt file {path} does not exist; give the path of {_formats()}")
-    elif path.suffix.lower() not in READERS:
-        raise ValueError(f"prompt file {path}: unknown ending {path.suffix!r}; give {_formats()}")
-    else:
-        entries = list(READERS[path.suffix.lower()](path, _decode(path)))
+    entries = _entries(path, format)
     if not entries:
         raise ValueError(f"prompt file {path} holds no prompt; add at least one")
     prompts = []
     for index, entry in enumerate(entries):
-        if not entry.text.strip():
-            raise ValueError(f"{path}, {entry.where}: the prompt is empty; write one or remove the entry")
-        prompts.append(Prompt(entry.text.strip(), entry.category, index, entry.metadata))
+        problem = entry.problem
+        if problem is None and not entry.text.strip():
+            problem = "the prompt is empty; write one or remove the entry"
+        if problem is None:
+            prompts.append(Prompt(entry.text.strip(), entry.category, index, entry.metadata))
+        elif broken is None:
+            raise ValueError(f"{path}, {entry.where}: {problem}")
+        else:
+            broken.append(f"{entry.where}: {problem}")
+    if not prompts:
+        raise ValueError(
+            f"prompt file {path} holds no prompt, only broken entries; the first: {broken and broken[0]}"
+        )
     if not allow_duplicates:
         _refuse_duplicates(path, prompts, entries)
     return prompts
+
+
+def _entries(path: Path, format: str) -> list[_Entry]:
+    if format != "auto" and format not in FORMATS:
+        raise ValueError(f"prompt format {format!r} is unknown; give auto or one of {', '.join(FORMATS)}")
+    if path.is_dir():
+        if format not in ("auto", "dpg"):
+            raise ValueError(f"prompt file {path} is a folder, which is DPG-Bench's layout, not {format}")
+        return list(_read_folder(path))
+    if not path.is_file():
+        raise ValueError(f"prompt file {path} does not exist; give the path of {_formats()}")
+    if format != "auto":
+        reader, words = FORMATS[format]
+        content = _decode(path)
+        first = content.lstrip().partition("\n")[0].casefold()
+        absent = [word for word in words if word not in first]
+        if content.strip() and absent:
+            raise ValueError(
+                f"prompt file {path}: its first line has no {absent[0]!r}, so it is not {format}'s"
+            )
+        return list(reader(path, content))
+    if path.suffix.lower() not in READERS:
+        raise ValueError(f"prompt file {path}: unknown ending {path.suffix!r}; give {_formats()}")
+    return list(READERS[path.suffix.lower()](path, _decode(path)))
 
 
 def fold(text: str) -> str:
@@ -146,15 +183,18 @@ def _read_jsonl(path: Path, content: str) -> Iterator[_Entry]:
         try:
             record = json.loads(line)
         except json.JSONDecodeError as error:
-            raise ValueError(f"{path}, {where}: not JSON ({error}); write one object on each line") from error
+            yield _Entry(where, "", None, {}, f"not JSON ({error}); write one object on each line")
+            continue
         if not isinstance(record, dict) or not isinstance(record.get("prompt"), str):
-            raise ValueError(f'{path}, {where}: no text under the key "prompt"; write {{"prompt": "..."}}')
+            yield _Entry(where, "", None, {}, 'no text under the key "prompt"; write {"prompt": "..."}')
+            continue
         key = next((key for key in CATEGORY_COLUMNS if record.get(key) is not None), None)
         category = record[key] if key else None
         if category is not None and not isinstance(category, str):
-            raise ValueError(
-                f'{path}, {where}: "{key}" is {category!r}, must be a text; put it in quotation marks'
+            yield _Entry(
+                where, "", None, {}, f'"{key}" is {category!r}, must be a text; put it in quotation marks'
             )
+            continue
         metadata = {name: value for name, value in record.items() if name not in ("prompt", key)}
         yield _Entry(where, record["prompt"], category, metadata)
 
@@ -172,6 +212,11 @@ def _read_tsv(path: Path, content: str) -> Iterator[_Entry]:
     )
 
 
+def _read_either(path: Path, content: str) -> Iterator[_Entry]:
+    """DrawBench is handed on with commas and with tabs."""
+    return _read_tsv(path, content) if "\t" in content.partition("\n")[0] else _read_csv(path, content)
+
+
 def _read_table(path: Path, reader: csv.DictReader[str]) -> Iterator[_Entry]:
     header = list(reader.fieldnames or ())
     text_column = _column(header, TEXT_COLUMNS)
@@ -185,10 +230,9 @@ def _read_table(path: Path, reader: csv.DictReader[str]) -> Iterator[_Entry]:
         for row in reader:
             where = f"line {reader.line_num}"
             if None in row:
-                raise ValueError(
-                    f"{path}, {where}: more fields than the header's {len(header)}; "
-                    "put a text that holds the delimiter in quotation marks"
-                )
+                rule = "put a text that holds the delimiter in quotation marks"
+                yield _Entry(where, "", None, {}, f"more fields than the header's {len(header)}; {rule}")
+                continue
             text = row.pop(text_column or "") or ""
             category = (row.pop(category_column) or None) if category_column else None
             yield _Entry(where, text, category, {name: value for name, value in row.items() if value})
@@ -209,6 +253,9 @@ def _one_per_item(path: Path, rows: Iterator[_Entry]) -> Iterator[_Entry]:
     """
     items: dict[str, list[_Entry]] = {}
     for row in rows:
+        if row.problem is not None:
+            yield row
+            continue
         item = items.setdefault(row.metadata.get("item_id") or row.where, [])
         if item and row.text != item[0].text:
             raise ValueError(
@@ -238,3 +285,13 @@ READERS: dict[str, Callable[[Path, str], Iterator[_Entry]]] = {
     ".csv": _read_csv,
     ".tsv": _read_tsv,
 }
+
+FORMATS: dict[str, tuple[Callable[[Path, str], Iterator[_Entry]], tuple[str, ...]]] = {
+    "txt": (_read_lines, ()),
+    "jsonl": (_read_jsonl, ('"prompt"',)),
+    "geneval": (_read_jsonl, ('"tag"', '"include"', '"prompt"')),
+    "dpg": (_read_csv, ("item_id", "text")),
+    "drawbench": (_read_either, ("prompts", "category")),
+    "partiprompts": (_read_tsv, ("prompt", "category", "challenge")),
+}
+"""Name of a format -> its reader, and what its first line has to hold."""

@@ -47,7 +47,7 @@ def test_a_lora_of_zeros_gives_exactly_zero_differences(
         assert result["difference"] == 0.0
         assert result["interval"] == [0.0, 0.0]
         assert (result["win_rate"], result["ties"], result["wins"]) == (0.5, result["n"], 0)
-    assert all(sample["change"] == 0.0 for sample in record["samples"])
+    assert all(sample["sides"]["tuned"]["distance"]["pixels"] == 0.0 for sample in record["samples"])
     assert not record["comparisons"][0]["verdict"]["held"]
 
 
@@ -159,7 +159,7 @@ def test_bad_input_ends_in_one_line_and_a_code(
 
 
 def test_neither_run_nor_lora_is_an_error():
-    with pytest.raises(ValueError, match="neither lora nor run_dir is set"):
+    with pytest.raises(ValueError, match="neither lora nor run_dir nor models is set"):
         CompareConfig()
 
 

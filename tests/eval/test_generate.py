@@ -3,7 +3,9 @@
 import json
 import shutil
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import PIL.Image
@@ -30,15 +32,16 @@ ITEMS = [
 
 
 @pytest.fixture(scope="module")
-def models(flux: Path) -> Models:
-    return Models(str(flux), "float32", "cpu")
+def models(flux: Path) -> Callable[[Path | None], Any]:
+    pipelines = Models("float32", "cpu")
+    return partial(pipelines, str(flux))
 
 
 def pixels(image: PIL.Image.Image) -> np.ndarray:
     return np.asarray(image, dtype=int)
 
 
-def test_pictures_do_not_depend_on_the_batch(models: Models):
+def test_pictures_do_not_depend_on_the_batch(models: Callable[[Path | None], Any]):
     together = sample(models(None), ITEMS, SAMPLING)
     alone = [sample(models(None), [item], SAMPLING)[0] for item in ITEMS]
     for first, second in zip(together, alone, strict=True):
@@ -47,7 +50,7 @@ def test_pictures_do_not_depend_on_the_batch(models: Models):
     assert len({image.tobytes() for image in together}) == len(ITEMS)
 
 
-def test_noise_is_decided_by_seed_prompt_index_and_member(models: Models):
+def test_noise_is_decided_by_seed_prompt_index_and_member(models: Callable[[Path | None], Any]):
     pipeline = models(None)
     drawn = noise(pipeline, ITEMS, SAMPLING)
     assert drawn.shape == (6, 16, 32)
@@ -61,7 +64,7 @@ def test_noise_is_decided_by_seed_prompt_index_and_member(models: Models):
 
 
 def test_a_lora_of_zeros_equals_base_and_taking_one_off_restores_it(
-    models: Models, make_lora: Callable[[float], Path], lora: Path
+    models: Callable[[Path | None], Any], make_lora: Callable[[float], Path], lora: Path
 ):
     base = [image.tobytes() for image in sample(models(None), ITEMS, SAMPLING)]
     zeros = sample(models(find_lora(make_lora(0.0))), ITEMS, SAMPLING)
@@ -71,7 +74,7 @@ def test_a_lora_of_zeros_equals_base_and_taking_one_off_restores_it(
     assert [image.tobytes() for image in sample(models(None), ITEMS, SAMPLING)] == base
 
 
-def test_pictures_on_disk_are_not_made_again(models: Models, tmp_path: Path):
+def test_pictures_on_disk_are_not_made_again(models: Callable[[Path | None], Any], tmp_path: Path):
     identity = {"model": "one"}
 
     def make(items: list[Item], **changes: object) -> int:
@@ -89,7 +92,9 @@ def test_pictures_on_disk_are_not_made_again(models: Models, tmp_path: Path):
     assert make(ITEMS, identity={"model": "two"}, sampling=Sampling(3, 3.5, 32, 32, 32)) == 6
 
 
-def test_an_interrupted_generation_goes_on_where_it_stopped(models: Models, tmp_path: Path):
+def test_an_interrupted_generation_goes_on_where_it_stopped(
+    models: Callable[[Path | None], Any], tmp_path: Path
+):
     class Interrupted:
         """The pipeline, until Ctrl-C during the second batch."""
 
@@ -107,7 +112,7 @@ def test_an_interrupted_generation_goes_on_where_it_stopped(models: Models, tmp_
     options: dict = {"sampling": SAMPLING, "identity": {}, "batch_size": 2}
     with pytest.raises(KeyboardInterrupt):
         generate(Interrupted, ITEMS, tmp_path, **options)
-    assert sorted(json.loads((tmp_path / "manifest.json").read_text())["images"]) == [
+    assert sorted(json.loads((tmp_path / "manifest-0.json").read_text())["images"]) == [
         "0000-0.png",
         "0000-1.png",
     ]
@@ -135,12 +140,14 @@ def test_a_changed_lora_or_model_has_another_identity(flux: Path, lora: Path, tm
 
 
 @pytest.mark.parametrize(("height", "width", "name"), [(30, 32, "height"), (32, 4, "width")])
-def test_a_size_the_model_cannot_make_is_refused(models: Models, height: int, width: int, name: str):
+def test_a_size_the_model_cannot_make_is_refused(
+    models: Callable[[Path | None], Any], height: int, width: int, name: str
+):
     with pytest.raises(ValueError, match=f"sampling.{name} .* multiple of 8"):
         noise(models(None), ITEMS, Sampling(height=height, width=width))
 
 
-def test_unusable_loras_are_named(models: Models, tmp_path: Path):
+def test_unusable_loras_are_named(models: Callable[[Path | None], Any], tmp_path: Path):
     from safetensors.torch import save_file
 
     with pytest.raises(ValueError, match="nowhere does not exist"):

@@ -272,6 +272,6 @@ def test_report_stands_alone_and_says_what_held(page: Any, pages: Path, tmp_path
 def test_markdown_has_one_row_for_each_dimension(pages: Path):
     lines = (pages / "report.md").read_text().splitlines()
     rows = [line for line in lines if line.startswith("| ")]
-    assert len(rows) == 2 + 6
+    assert len(rows) == 2 + 6 + 1  # and the distance
     assert all(row.count("|") == rows[0].count("|") for row in rows)
     assert sum(line.startswith("- [x]") for line in lines) == 4

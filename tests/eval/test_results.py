@@ -27,6 +27,7 @@ def test_the_record_holds_settings_versions_samples_and_summary(tmp_path: Path):
         "adherence": "held_out",
         "grid_energy": "held_out",
         "diversity": "held_out",
+        "pixel_distance": "distance",
     }
     assert len(record["samples"]) == 6
     for sample in record["samples"]:

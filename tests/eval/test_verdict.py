@@ -5,8 +5,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from eval.alarms import Alarm
 from eval.metrics import Bootstrap, Comparison, compare
-from eval.verdict import Alarm, Targets, judge, percent, signed
+from eval.numbers import percent, signed
+from eval.verdict import Targets, judge
 
 N = 40
 RNG = np.random.default_rng(1)
