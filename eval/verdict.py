@@ -10,9 +10,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from eval.alarms import DEFAULT_ALARMS, REWARD, Alarm, against_held_out, ring
+from eval.alarms import DEFAULT_ALARMS, HELD_OUT, REWARD, VELOCITY, Alarm, against_held_out, ring
 from eval.metrics import Comparison
 from eval.numbers import interval_text, percent, points
+
+_WORDS = {HELD_OUT: "held-out metrics", VELOCITY: "velocity"}
 
 
 @dataclass(frozen=True)
@@ -137,7 +139,9 @@ def _line(
     if adherence is not None and adherence.relative is not None:
         parts.append(f"held-out {held_out} changed by {percent(adherence.relative)}")
     ringing = [
-        str(alarm["dimension"]).replace("held_out", "held-out metrics") for alarm in alarms if alarm["rings"]
+        _WORDS.get(alarm["dimension"], alarm["dimension"].replace("_", " "))
+        for alarm in alarms
+        if alarm["rings"]
     ]
     warning = f" Warning of reward hacking: {', '.join(ringing)}." if ringing else ""
     return f"{opening}: {' and '.join(parts)}.{warning}"

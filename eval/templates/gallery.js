@@ -149,6 +149,7 @@
       $(`caption-${kind}`).textContent = labels[index];
     }
     stage.style.setProperty("--ratio", pair.width / pair.height);
+    $("film").style.setProperty("--count", models.length);
     $("film").replaceChildren(...(stage.dataset.mode === "strip" ? Cards.film(pair, dimensions, models, current, true) : []));
     $("film").querySelector("[aria-current]")?.scrollIntoView({ block: "nearest", inline: "nearest" });
     $("viewer-prompt").textContent = `${pair.prompt} ${pair.member}`.trim();

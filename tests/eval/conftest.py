@@ -1,4 +1,4 @@
-"""A tiny FLUX pipeline and LoRAs for it, built once for the folder, and a real browser for the pages."""
+"""A tiny FLUX pipeline, LoRAs and a tiny ablation for it, and headless Chromium, once each."""
 
 import os
 import shutil
@@ -67,6 +67,26 @@ def browser() -> Iterator[Any]:
         browser = playwright.chromium.launch(executable_path=chromium, args=list(ARGUMENTS))
         yield browser
         browser.close()
+
+
+@pytest.fixture
+def page(browser: Any) -> Iterator[Any]:
+    """A desktop page that fails the test on any error in the console or request that leaves the disk."""
+    context = browser.new_context(viewport={"width": 1280, "height": 900})
+    page = context.new_page()
+    complaints: list[str] = []
+    page.on("console", lambda message: complaints.append(message.text) if message.type == "error" else None)
+    page.on("pageerror", lambda error: complaints.append(str(error)))
+    page.on("requestfailed", lambda request: complaints.append(f"failed: {request.url}"))
+    page.on(
+        "request",
+        lambda request: (
+            None if request.url.startswith(("file:", "data:")) else complaints.append(request.url)
+        ),
+    )
+    yield page
+    context.close()
+    assert complaints == []
 
 
 @pytest.fixture

@@ -96,7 +96,7 @@ def test_what_was_not_measured_is_neither_held_nor_missed():
 def test_a_planted_failure_rings_its_alarm_and_no_other(name: str, planted: Comparison):
     verdict = judge(summary(**{name: planted}), ["iaa"], Targets(8.0), 0.95)
     assert [dimension for dimension, rung in rings(verdict).items() if rung] == [name]
-    assert f"Warning of reward hacking: {name}" in verdict["line"]
+    assert f"Warning of reward hacking: {name.replace('_', ' ')}." in verdict["line"]
 
 
 def test_a_large_change_that_is_not_certain_does_not_ring():
