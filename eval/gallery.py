@@ -39,6 +39,7 @@ def write_gallery(results: Mapping[str, Any], out: Path) -> Path:
         Path of the page.
     """
     gallery = out / "gallery"
+    gallery.mkdir(parents=True, exist_ok=True)
     models = _models(results)
     measured = results["samples"][0]["sides"][models[0]["name"]]["scores"]
     shown = [d for d in dimensions(results) if d.name in measured]

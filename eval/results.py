@@ -98,8 +98,14 @@ def _from_version_1(old: Mapping[str, Any]) -> dict[str, Any]:
     models = []
     for model in old["models"]:
         scores = [sample["sides"][model["name"]]["scores"] for sample in samples]
+        columns = {name: [row[name] for row in scores] for name in scores[0]}
+        columns["pixel_distance"] = [
+            sample["sides"][model["name"]]["distance"]["pixels"] for sample in samples
+        ]
+        known = [prompt["diversity"][model["name"]] for prompt in old["prompts"]]
+        columns["diversity"] = [value for value in known if value is not None]
         spread = {
-            name: describe(np.array([row[name] for row in scores], dtype=np.float64)) for name in scores[0]
+            name: describe(np.array(values, dtype=np.float64)) for name, values in columns.items() if values
         }
         blank = {"lora_sha256": None, "run": None, "step": None, "seed": None}
         models.append({**blank, **model, "distribution": spread})

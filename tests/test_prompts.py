@@ -153,6 +153,70 @@ def test_error_names_file_line_rule_and_remedy(tmp_path, name, content, message)
     assert str(path) in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("name", "format", "content", "expected"),
+    [
+        ("prompts.list", "txt", "an oar\n", Prompt("an oar")),
+        ("prompts.json", "jsonl", '{"prompt": "an oar"}\n', Prompt("an oar")),
+        (
+            "metadata.txt",
+            "geneval",
+            '{"tag": "single_object", "include": [], "prompt": "an oar"}\n',
+            Prompt("an oar", "single_object", 0, {"include": []}),
+        ),
+        (
+            "table",
+            "dpg",
+            "item_id,text,category_broad\n7,an oar,entity\n",
+            Prompt("an oar", "entity", 0, {"item_id": "7", "categories": ["entity"]}),
+        ),
+        ("d.csv", "drawbench", "Prompts,Category\nan oar,Colors\n", Prompt("an oar", "Colors")),
+        ("d.tsv", "drawbench", "Prompts\tCategory\nan oar\tColors\n", Prompt("an oar", "Colors")),
+        (
+            "p.txt",
+            "partiprompts",
+            "Prompt\tCategory\tChallenge\tNote\nan oar\tArts\tBasic\t\n",
+            Prompt("an oar", "Arts", 0, {"Challenge": "Basic"}),
+        ),
+    ],
+)
+def test_a_format_can_be_named_whatever_the_ending(tmp_path, name, format, content, expected):
+    (prompt,) = read_prompts(write(tmp_path / name, content), format=format)
+    assert prompt == expected and prompt.metadata == expected.metadata
+
+
+@pytest.mark.parametrize(
+    ("name", "format", "message"),
+    [
+        ("p.txt", "yaml", "prompt format 'yaml' is unknown; give auto or one of txt"),
+        ("p.txt", "geneval", "its first line has no '\"tag\"', so it is not geneval's"),
+        ("", "drawbench", "is a folder, which is DPG-Bench's layout, not drawbench"),
+    ],
+)
+def test_a_file_of_another_format_than_named_is_refused(tmp_path, name, format, message):
+    write(tmp_path / "p.txt", "an oar\n")
+    with pytest.raises(ValueError, match=message):
+        read_prompts(tmp_path / name if name else tmp_path, format=format)
+
+
+def test_broken_entries_can_be_left_out_by_name_and_keep_their_place(tmp_path):
+    broken: list[str] = []
+    path = write(tmp_path / "p.jsonl", '{"prompt": "a"}\n{"prompt" "b"}\n{"prompt": " "}\n{"prompt": "d"}\n')
+    assert [(prompt.text, prompt.index) for prompt in read_prompts(path, broken=broken)] == [
+        ("a", 0),
+        ("d", 3),
+    ]
+    assert [reason.split(":")[0] for reason in broken] == ["line 2", "line 3"] and "not JSON" in broken[0]
+
+    broken = []
+    path = write(tmp_path / "p.csv", "Prompts,Category\na hat, wet,x\nan oar,y\n")
+    (prompt,) = read_prompts(path, broken=broken)
+    assert (prompt.text, prompt.index) == ("an oar", 1) and "more fields" in broken[0]
+
+    with pytest.raises(ValueError, match="holds no prompt, only broken entries; the first: line 1: not JSON"):
+        read_prompts(write(tmp_path / "q.jsonl", "{\n"), broken=[])
+
+
 def test_missing_file_and_empty_folder(tmp_path):
     with pytest.raises(ValueError, match=r"absent\.txt does not exist; give the path"):
         read_prompts(tmp_path / "absent.txt")

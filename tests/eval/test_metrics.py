@@ -4,7 +4,16 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from eval.metrics import Bootstrap, compare, diversity, outcomes, paired_bootstrap, pixel_distance
+from eval.metrics import (
+    QUANTILES,
+    Bootstrap,
+    compare,
+    describe,
+    diversity,
+    outcomes,
+    paired_bootstrap,
+    pixel_distance,
+)
 
 
 def test_identical_scores_give_zero_difference_and_half_the_wins():
@@ -135,3 +144,26 @@ def test_distance_and_diversity_in_percent_of_the_range():
     assert np.isnan(diversity(black[None]))
     noise = np.random.default_rng(0).uniform(0, 255, (6, 32, 32, 3))
     assert diversity(noise) == pytest.approx(100 / np.sqrt(6), abs=0.5)
+
+
+def test_a_distribution_is_described_as_scipy_does():
+    values = np.append(np.random.default_rng(3).normal(50, 8, 101), np.nan)
+    found = describe(values)
+    theirs = scipy.stats.describe(values[:-1])
+    assert (found["n"], found["missing"]) == (101, 1)
+    assert found["mean"] == pytest.approx(theirs.mean) and found["std"] == pytest.approx(theirs.variance**0.5)
+    assert found["quantiles"] == pytest.approx(scipy.stats.mstats.mquantiles(values[:-1], QUANTILES, 1, 1))
+    assert describe(np.array([3.0]))["std"] is None and describe(np.array([3.0]))["quantiles"] == [3.0] * 5
+    empty = describe(np.array([np.nan]))
+    assert empty == {"n": 0, "missing": 1, "mean": None, "std": None, "quantiles": None}
+
+
+def test_every_dimension_is_resampled_alike():
+    """So the interval of a sum of dimensions is not wider than the sum of theirs."""
+    rng = np.random.default_rng(4)
+    base, prompts = np.zeros(30), np.arange(30)
+    first = rng.normal(size=30)
+    found = compare(base, first, prompts, Bootstrap(500)).interval
+    opposite = compare(base, 1.0 - first, prompts, Bootstrap(500)).interval
+    assert found is not None and opposite is not None
+    assert opposite == pytest.approx((1.0 - found[1], 1.0 - found[0]))
