@@ -54,6 +54,11 @@ def build_parser() -> Any:
         help="Ray cluster that carries out the runs: auto, or host:port.",
     )
     ablate.add_class_arguments(AblateConfig)
+    watch = Parser(exit_on_error=False)
+    watch.add_argument("--run_dir", type=str, required=True, help="Folder of the training run.")
+    watch.add_argument("--every", type=float, default=5.0, help="Seconds between looks.")
+    watch.add_argument("--once", action="store_true", help="Write the page once and stop.")
+    watch.add_argument("--compare", type=str, help="Configuration of `compare`, run at each new checkpoint.")
     report = ArgumentParser(exit_on_error=False)
     report.add_argument("folder", type=str, help="Folder with the results.json that compare wrote.")
     commands = parser.add_subcommands(dest="command", required=True)
@@ -61,6 +66,7 @@ def build_parser() -> Any:
         "compare", compare, help="Generate, score, and write results, report and gallery."
     )
     commands.add_subcommand("ablate", ablate, help="Train and compare every run of a matrix of settings.")
+    commands.add_subcommand("watch", watch, help="Write a run's report at each of its validations.")
     commands.add_subcommand("report", report, help="Draw report and gallery again from results.json.")
     add_benchmarks(commands)
     return parser
@@ -92,19 +98,36 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _parse(arguments: Sequence[str] | None) -> Callable[[], int | None]:
     """What the command line asks for, ready to be run."""
     from eval.benchmark_commands import BENCHMARKS, benchmark_command
-    from eval.config import CompareConfig
 
     parser = build_parser()
     parsed = parser.parse_args(arguments)
     settings = parser.instantiate(parsed)[parsed.command]
     if parsed.command == "report":
         return partial(_report, Path(settings["folder"]))
+    if parsed.command == "watch":
+        return _watching(settings)
     if parsed.command == "ablate":
         return _ablation(settings)
     if parsed.command in BENCHMARKS:
         return benchmark_command(parsed.command, settings)
-    config = CompareConfig(**{name: settings[name] for name in CompareConfig.__dataclass_fields__})
-    return partial(_compare, config)
+    return partial(_compare, _comparison(settings))
+
+
+def _comparison(settings: Any) -> CompareConfig:
+    from eval.config import CompareConfig
+
+    return CompareConfig(**{name: settings[name] for name in CompareConfig.__dataclass_fields__})
+
+
+def _watching(settings: Any) -> Callable[[], None]:
+    from eval.watch import watch
+
+    config = None
+    if settings["compare"] is not None:
+        parser = build_parser()
+        given = ["compare", "--config", settings["compare"], "--run_dir", settings["run_dir"]]
+        config = _comparison(parser.instantiate(parser.parse_args(given)).compare)
+    return partial(watch, Path(settings["run_dir"]), config, settings["every"], settings["once"])
 
 
 def _compare(config: CompareConfig) -> None:

@@ -85,9 +85,13 @@ def dimensions(results: Mapping[str, Any]) -> list[Dimension]:
     for entry in results["dimensions"]:
         name = entry["name"]
         means = [abs(model["distribution"].get(name, {}).get("mean") or 0.0) for model in results["models"]]
-        label = LABELS.get(name, name.replace("_", " ").capitalize())
-        found.append(Dimension(name, label, entry["role"], entry["weight"], _digits(max(means))))
+        found.append(Dimension(name, label(name), entry["role"], entry["weight"], _digits(max(means))))
     return sorted(found, key=lambda d: (_ROLES.index(d.role), d.neutral, d.name != "adherence"))
+
+
+def label(name: str) -> str:
+    """A dimension's name as printed."""
+    return LABELS.get(name, name.replace("_", " ").capitalize())
 
 
 def main_dimensions(shown: Sequence[Dimension]) -> list[Dimension]:
