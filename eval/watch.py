@@ -18,12 +18,14 @@ from typing import Any
 
 import yaml
 
-from eval.alarms import DEFAULT_ALARMS, REWARD, Alarm, ring
+from eval.alarms import DEFAULT_ALARMS, NEUTRAL, REWARD, Alarm, ring
 from eval.config import CompareConfig
 from eval.curves import kept_iteration, read_jsonl
 from eval.metrics import Comparison
+from eval.numbers import percent, signed
 from eval.pages import label, templates
 from eval.report import draw_curves
+from eval.verdict import Targets
 from flow_grpo.checkpoint import NAME
 from flow_grpo.files import replacing
 
@@ -136,7 +138,7 @@ def write_page(run_dir: Path, state: State, comparison: Path | None = None) -> P
             columns=[label(name) for name in shown],
             rows=_table(rows, shown),
             kept=kept_iteration(run_dir),
-            alarms=_alarms(rows),
+            alarms=[*_alarms(rows), *_against_held_out(rows, weights)],
             weights=", ".join(f"{label(name)} {weight:g}" for name, weight in weights.items()),
             curves=draw_curves(run_dir, shown),
             sheets=[sheet.relative_to(run_dir).as_posix() for sheet in sheets[-4:]],
@@ -178,6 +180,32 @@ def _alarms(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         if len(pair) == 2 and all(isinstance(value, int | float) and value == value for value in pair):
             found.append(_ring(alarm, *map(float, pair)))  # type: ignore[arg-type]
     return found
+
+
+def _against_held_out(
+    rows: Sequence[Mapping[str, Any]], weights: Mapping[str, float]
+) -> list[dict[str, Any]]:
+    """The alarm for a reward that rises while a held-out metric falls, by a share instead of an interval."""
+    drop = Targets().adherence_drop
+    changes = {}
+    for name, before in rows[0].items() if len(rows) > 1 else ():
+        now = rows[-1].get(name)
+        held_out = name not in weights and name not in NEUTRAL and name not in ("step", "best_step", REWARD)
+        if held_out and now is not None and now == now and before == before and before:
+            changes[name] = (now - before) / abs(before)
+    if not changes:
+        return []
+    gain = rows[-1][REWARD] - rows[0][REWARD]
+    fallen = [f"{label(name)} {percent(change)}" for name, change in changes.items() if change < -drop]
+    listed = ", ".join(fallen) or "none"
+    return [
+        {
+            "meaning": "the reward bought with something that it does not measure",
+            "severity": "serious",
+            "text": f"reward {signed(gain)}; fallen by more than {100 * drop:g} %: {listed}",
+            "rings": gain > 0 and bool(fallen),
+        }
+    ]
 
 
 def _ring(alarm: Alarm, before: float, now: float) -> dict[str, Any]:

@@ -45,6 +45,8 @@ def test_the_page_has_every_validation_and_rings_by_size(tmp_path: Path):
     page = write_page(tmp_path, read_state(tmp_path)).read_text()
     assert "56.2" in page and "+6.2" in page and "−8.5" in page
     assert "A fine regular grid or dot pattern over the picture: seen" in page
+    assert "reward +2.0; fallen by more than 2 %: Prompt adherence −9.4 %" in page
+    assert "something that it does not measure: seen" in page
     assert "Colours driven to their limits: not seen" in page
     assert "diversity" not in page.lower()  # a run's validation does not measure it
     assert "2 of 4 iterations" in page and 'http-equiv="refresh"' in page
