@@ -3,8 +3,9 @@
     python -m benchmarks.score_deltas [--checkpoint DIR] [--images FILE ...] [--device cuda] [VARIANT ...]
 
 A VARIANT is options joined by commas, such as `dtype=bfloat16,precision=published` or `quantise=int8`;
-without any, all that this device can run. `rounding=int4` and `rounding=fp8` round as `quantise` does and compute
-in ordinary arithmetic, on any device (`benchmarks.rounding`). Prints a markdown table of the largest and the mean difference
+without any, all that this device can run. `rounding=int4` and `rounding=fp8` round as `quantise` does and
+compute in ordinary arithmetic, on any device (`benchmarks.rounding`).
+Prints a markdown table of the largest and the mean difference
 over images and dimensions.
 """
 
