@@ -57,7 +57,7 @@ def settled(config: TrainConfig, policy: Policy, text: str, accelerator: Acceler
         budget = FRACTION * _available() - states
         peak = partial(_tried, policy, condition)
         if is_split(accelerator):
-            peak = partial(line, *(_peak(policy, condition, n) for n in (1, 2)))
+            peak = partial(line, _peak(policy, condition, 1), _peak(policy, condition, 2))
         size = largest(lambda n: all(gather([peak(n) <= budget])), most, REMEDY)
     return replace(config, optimizer=replace(config.optimizer, micro_batch=size))
 

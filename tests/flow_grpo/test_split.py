@@ -5,16 +5,19 @@ import os
 import re
 import signal
 import socket
+from collections.abc import Callable
 from concurrent.futures import Future
 from functools import partial
+from importlib import import_module
 from importlib.util import find_spec
+from typing import Any
 
 import pytest
 from safetensors.torch import load_file
 
 from flow_grpo.signals import EXIT_CODE
 from flow_grpo.train import main
-from tests.flow_grpo.ranks import group
+from tests.flow_grpo.ranks import Forked, group
 from tests.flow_grpo.test_distributed_ranks import ENDLESS, assert_close, rows
 from tests.tiny_pipelines import tiny_qwen_image, tiny_sd3
 
@@ -37,6 +40,11 @@ WITH_ZERO = pytest.param(
 BOTH = pytest.mark.parametrize("kind", ["fsdp2", WITH_ZERO])
 
 
+def pair(kind: str, command, folder, before: Callable[[], object] = lambda: None) -> list[Forked]:
+    """Two processes that share the model out."""
+    return group(2, command, folder, before, **SPLIT[kind])
+
+
 @pytest.fixture
 def mixed(tmp_path):
     """Options of a run whose held-out pictures and micro-batches are no multiple of the processes."""
@@ -54,10 +62,10 @@ def mixed(tmp_path):
 
 def report_shares() -> None:
     """Before training: tell what this process holds, and differentiate once as the memory probe does."""
-    import flow_grpo.run
     from flow_grpo.policy.probe import differentiate
 
-    settled = flow_grpo.run.settled
+    run: Any = import_module("flow_grpo.run")
+    settled = run.settled
 
     def observed(config, policy, text, accelerator):
         held = {"base": [0, 0], "adapters": [0, 0]}
@@ -70,18 +78,18 @@ def report_shares() -> None:
         assert all(value.grad is None for value in policy.trainable.values())
         return settled(config, policy, text, accelerator)
 
-    flow_grpo.run.settled = observed
+    run.settled = observed
 
 
 def fail_on_the_second(spoil, after: int):
     """Spoil the second process's rewards, from a call on."""
 
     def before() -> None:
-        import flow_grpo.launch
         from tests.flow_grpo.interrupted import Interrupted
 
+        launch: Any = import_module("flow_grpo.launch")
         if os.environ["RANK"] == "1":
-            flow_grpo.launch.build_rewards = lambda config: Interrupted(config, after, spoil)
+            launch.build_rewards = lambda config: Interrupted(config, after, spoil)
 
     return before
 
@@ -94,7 +102,7 @@ def test_a_run_goes_on_split_whole_and_split_as_one_alone_would(arguments, mixed
     for iterations, split in ((2, True), (3, False), (4, True)):
         command = arguments(run_dir=many, **{**options, "iterations": iterations})
         if split:
-            both = group(2, command, tmp_path / f"{iterations}", before=report_shares, **SPLIT[kind])
+            both = pair(kind, command, tmp_path / f"{iterations}", report_shares)
             assert [process.wait() for process in both] == [0, 0], both[0].text()[-3000:]
         else:
             assert main(command) == 0
@@ -131,15 +139,14 @@ def test_a_run_goes_on_split_whole_and_split_as_one_alone_would(arguments, mixed
 )
 def test_every_kind_of_forward_pass_is_made_together(arguments, mixed, tmp_path, options):
     def compile_quickly() -> None:
-        import flow_grpo.policy.engine as engine
-
-        engine.compile_blocks = partial(engine.compile_blocks, backend="eager")  # type: ignore[assignment]
+        engine: Any = import_module("flow_grpo.policy.engine")
+        engine.compile_blocks = partial(engine.compile_blocks, backend="eager")
 
     alone, many = tmp_path / "alone", tmp_path / "many"
     given = {**mixed, **options, "iterations": 1}
     assert main(arguments(run_dir=alone, **{**given, "model.compile": "false"})) == 0
     command = arguments(run_dir=many, **given)
-    both = group(2, command, tmp_path / "logs", compile_quickly, **SPLIT["fsdp2"])
+    both = pair("fsdp2", command, tmp_path / "logs", compile_quickly)
     assert [process.wait() for process in both] == [0, 0], both[0].text()[-3000:]
     assert_close(alone, many, step=1)
 
@@ -149,7 +156,7 @@ def test_other_models_are_split_by_blocks_of_their_own(arguments, mixed, tmp_pat
     alone, many = tmp_path / "alone", tmp_path / "many"
     given = {**mixed, "iterations": 1, "model.path": build(tmp_path / "model"), "model.guidance_scale": 2}
     assert main(arguments(run_dir=alone, **given)) == 0
-    both = group(2, arguments(run_dir=many, **given), tmp_path / "logs", **SPLIT["fsdp2"])
+    both = pair("fsdp2", arguments(run_dir=many, **given), tmp_path / "logs")
     assert [process.wait() for process in both] == [0, 0], both[0].text()[-3000:]
     assert_close(alone, many, step=1)
 
@@ -160,9 +167,9 @@ def test_each_process_holds_its_share_of_the_base_and_all_of_the_adapters(argume
     options = {"model.dtype": "bfloat16", "iterations": 1, "prompts.validation": "null"}
     options |= {"model.text_cache": tmp_path / "cache"} if text_cache else {}
     run = tmp_path / "run"
-    both = group(2, arguments(run_dir=run, **options), tmp_path / "logs", report_shares, **SPLIT["fsdp2"])
+    both = pair("fsdp2", arguments(run_dir=run, **options), tmp_path / "logs", report_shares)
     assert [process.wait() for process in both] == [0, 0], both[0].text()[-3000:]
-    held = [json.loads(re.search(r"^held (.*)$", process.text(), re.M)[1]) for process in both]
+    held = [json.loads(re.findall(r"^held (.*)$", process.text(), re.M)[0]) for process in both]
     total = held[0]["base"][1]
     assert total > 1000 and total == held[1]["base"][1]
     shares = [one["base"][0] for one in held]
@@ -175,7 +182,7 @@ def test_each_process_holds_its_share_of_the_base_and_all_of_the_adapters(argume
 def test_a_signal_to_one_of_two_ends_both_with_a_checkpoint_that_goes_on(arguments, tmp_path, victim):
     run, straight = tmp_path / "run", tmp_path / "straight"
     options = {**ENDLESS, "sampler.chunk": 1}
-    both = group(2, arguments(run_dir=run, **options), tmp_path / "logs", **SPLIT["fsdp2"])
+    both = pair("fsdp2", arguments(run_dir=run, **options), tmp_path / "logs")
     both[0].until(lambda: len(rows(run)) >= 2)
     both[victim].send(signal.SIGTERM)
     assert [process.wait() for process in both] == [EXIT_CODE] * 2, both[0].text()[-3000:]
@@ -200,7 +207,7 @@ def test_a_signal_ends_the_wait_of_both_for_a_server_that_is_down(arguments, tmp
     run = tmp_path / "run"
     options = {**ENDLESS, "reward.scorers": "null", "reward.url": url, "reward.max_outage": 3600}
     command = arguments(run_dir=run, **options)
-    both = group(2, command, tmp_path / "logs", skip_the_greeting, **SPLIT["fsdp2"])
+    both = pair("fsdp2", command, tmp_path / "logs", skip_the_greeting)
     both[0].until(lambda: "trying again" in both[0].text())
     both[1].until(lambda: "trying again" in both[1].text())
     for process in both:  # as a launcher does
@@ -221,7 +228,7 @@ def test_scores_that_fail_on_one_process_end_both_with_a_checkpoint(arguments, t
     # Validation of step 0 takes two of the process's chunks, an iteration four.
     options = {**ENDLESS, "validation.every": 1, "sampler.chunk": 1}
     before = fail_on_the_second(unavailable, after=8)
-    both = group(2, arguments(run_dir=run, **options), tmp_path / "logs", before, **SPLIT[kind])
+    both = pair(kind, arguments(run_dir=run, **options), tmp_path / "logs", before)
     assert [process.wait() for process in both] == [1, 1]
     assert "Traceback" not in both[0].text() + both[1].text()
     (state,) = (run / "checkpoints").glob("*/state.json")
@@ -252,7 +259,7 @@ def test_a_velocity_that_is_not_finite_on_one_process_ends_both_and_is_located(a
     run = tmp_path / "run"
     options = {**ENDLESS, "prompts.validation": "null", "sampler.chunk": 2}
     command = arguments(run_dir=run, **options)
-    both = group(2, command, tmp_path / "logs", spoil_the_second, **SPLIT[kind])
+    both = pair(kind, command, tmp_path / "logs", spoil_the_second)
     assert [process.wait() for process in both] == [1, 1]
     assert "Traceback" not in both[0].text() + both[1].text()
     replay = json.loads((run / "replay.json").read_text())
@@ -266,20 +273,19 @@ def test_a_velocity_that_is_not_finite_on_one_process_ends_both_and_is_located(a
 @BOTH
 def test_a_loss_that_is_not_finite_on_one_process_takes_no_step_on_either(arguments, tmp_path, kind):
     def spoil_the_second() -> None:
-        import flow_grpo.update
-
-        objective = flow_grpo.update.objective
+        update: Any = import_module("flow_grpo.update")
+        objective = update.objective
 
         def spoilt(*given):
             values, metrics = objective(*given)
             return values * (float("nan") if os.environ["RANK"] == "1" else 1), metrics
 
-        flow_grpo.update.objective = spoilt  # type: ignore[assignment]
+        update.objective = spoilt
 
     run = tmp_path / "run"
     options = {"prompts.validation": "null", "optimizer.micro_batch": 4}
     command = arguments(run_dir=run, **options)
-    both = group(2, command, tmp_path / "logs", spoil_the_second, **SPLIT[kind])
+    both = pair(kind, command, tmp_path / "logs", spoil_the_second)
     assert [process.wait() for process in both] == [1, 1]
     assert re.search(
         r"the loss is not finite for prompt rows \[0\] of process 1 at sigma [\d., ]+, micro-batch 1 of \d, "
@@ -292,7 +298,7 @@ def test_a_loss_that_is_not_finite_on_one_process_takes_no_step_on_either(argume
 @BOTH
 def test_a_process_that_is_killed_ends_the_other_which_says_so(arguments, tmp_path, kind):
     run = tmp_path / "run"
-    both = group(2, arguments(run_dir=run, **ENDLESS), tmp_path / "logs", **SPLIT[kind])
+    both = pair(kind, arguments(run_dir=run, **ENDLESS), tmp_path / "logs")
     both[1].until(lambda: len(rows(run)) >= 3)
     both[1].send(signal.SIGKILL)
     assert both[0].wait() == 1

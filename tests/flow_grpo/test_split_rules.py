@@ -3,6 +3,7 @@
 import os
 import time
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from accelerate.utils import FullyShardedDataParallelPlugin
@@ -13,6 +14,11 @@ from flow_grpo.policy.lora import LoraConfig
 from flow_grpo.signals import StopRequested, listening
 from flow_grpo.split import blocks, check_kind
 from flow_grpo.zero import check_plugin, check_version
+
+
+def config(path) -> ModelConfig:
+    lora = LoraConfig(rank=4)
+    return ModelConfig(str(path), "float32", height=32, width=32, max_sequence_length=32, lora=lora)
 
 
 def test_what_does_not_split_is_taken_as_it_is():
@@ -52,11 +58,11 @@ def test_what_the_base_cannot_be_split_by_is_named(options, message):
     ],
 )
 def test_what_deepspeed_would_change_is_named(options, message):
-    config = {"zero_optimization": {"stage": 2, "offload_optimizer": {"device": "none"}}}
-    config |= {"bf16": {"enabled": False}, "fp16": {"enabled": "auto"}}
-    check_plugin(SimpleNamespace(deepspeed_config=config))
+    whole: dict[str, Any] = {"zero_optimization": {"stage": 2, "offload_optimizer": {"device": "none"}}}
+    whole |= {"bf16": {"enabled": False}, "fp16": {"enabled": "auto"}}
+    check_plugin(SimpleNamespace(deepspeed_config=whole))
     with pytest.raises(ValueError, match=message):
-        check_plugin(SimpleNamespace(deepspeed_config={**config, **options}))
+        check_plugin(SimpleNamespace(deepspeed_config={**whole, **options}))
 
 
 def test_a_deepspeed_that_takes_other_steps_is_refused():
@@ -69,9 +75,7 @@ def test_a_deepspeed_that_takes_other_steps_is_refused():
 
 
 def test_a_models_own_blocks_are_fetched_as_one_and_unknown_ones_named(flux_path):
-    settings = {"dtype": "float32", "height": 32, "width": 32, "max_sequence_length": 32}
-    policy = FluxPolicy(ModelConfig(path=str(flux_path), lora=LoraConfig(rank=4), **settings), whole=False)
-    module = policy.module
+    module: Any = FluxPolicy(config(flux_path), whole=False).module
     found = blocks(module, module._no_split_modules)
     assert found == [*module.transformer_blocks, *module.single_transformer_blocks]
     with pytest.raises(ValueError, match=r"layer_cls_to_wrap names LlamaDecoderLayer, which the model"):
@@ -79,11 +83,9 @@ def test_a_models_own_blocks_are_fetched_as_one_and_unknown_ones_named(flux_path
 
 
 def test_a_transformer_that_is_to_be_split_is_not_put_on_the_device(flux_path):
-    settings = {"dtype": "float32", "height": 32, "width": 32, "max_sequence_length": 32}
-    config = ModelConfig(path=str(flux_path), lora=LoraConfig(rank=4), **settings)
     places = {}
     for whole in (True, False):
-        pipeline = FluxPolicy(config, "meta", whole=whole).pipeline
+        pipeline = FluxPolicy(config(flux_path), "meta", whole=whole).pipeline
         for name in ("transformer", "vae", "text_encoder_2"):
             places[name, whole] = next(getattr(pipeline, name).parameters()).device.type
     assert {part for part, place in places.items() if place == "cpu"} == {("transformer", False)}
@@ -95,7 +97,7 @@ def test_apart_a_signal_interrupts_a_rollout_anywhere_and_in_step_only_what_make
         with pytest.raises(StopRequested), APART.rollout():
             os.kill(os.getpid(), 15)
             time.sleep(60)
-    pace, got = InStep(), []
+    pace, got = InStep(), list[str]()
     with listening():
         with pace.rollout():
             os.kill(os.getpid(), 15)

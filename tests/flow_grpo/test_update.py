@@ -30,8 +30,10 @@ class Setting:
         optimizer = torch.optim.AdamW(self.policy.trainable.values(), weight_decay=0)
         self.ema = EMA(self.policy.trainable, 0.9)
         accelerator = Accelerator(cpu=True)
-        stepper = Replicated(optimizer, self.policy.trainable, self.config.optimizer.grad_clip, accelerator)
-        self.updater = Updater(self.policy, stepper, self.ema, self.config, accelerator)
+        self.stepper = Replicated(
+            optimizer, self.policy.trainable, self.config.optimizer.grad_clip, accelerator
+        )
+        self.updater = Updater(self.policy, self.stepper, self.ema, self.config, accelerator)
         self.condition = self.policy.encode(["a red apple", "a blue boat"])
         self.rows = torch.tensor([0, 0, 0, 1, 1, 1])
         self.sigmas = self.policy.sigmas(4)
@@ -121,7 +123,7 @@ def test_the_gradient_is_that_of_the_mean_over_all_examples(arguments):
     def note(*_):
         seen.extend(value.grad.clone() for value in values if value.grad is not None)
 
-    setting.updater.stepper.optimizer.register_step_pre_hook(note)
+    setting.stepper.optimizer.register_step_pre_hook(note)
     metrics = setting.update(advantage)
     for ours, theirs in zip(seen, expected, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-8)
