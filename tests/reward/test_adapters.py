@@ -1,6 +1,7 @@
 """Rewards in the forms of verl-omni, the published flow_grpo and notebooks; what a missing score becomes."""
 
 import asyncio
+import gc
 import inspect
 from collections.abc import Sequence
 from pathlib import Path
@@ -98,6 +99,27 @@ def test_calls_at_the_same_time_become_one_request_and_each_gets_its_own_score()
     assert [result["score"] for result in asyncio.run(many())] == list(range(40))
     assert len(scorer.batches) < 20 and sum(scorer.batches) == 40
     assert [result["score"] for result in asyncio.run(many())] == list(range(40))  # in another event loop
+
+
+def test_calls_are_collected_again_after_each_request():
+    rewards = LocalRewards([scorer := ChannelMeans()])
+    told: list[dict[str, Any]] = []
+
+    async def rounds() -> list[float]:
+        asyncio.get_running_loop().set_exception_handler(lambda loop, context: told.append(context))
+        found = []
+        for first in (0, 10):
+            calls = [
+                call(verl_omni.compute_score_async, chw(first + i, 1), "", rewards, weights={"red": 1.0})
+                for i in range(3)
+            ]
+            found += [result["score"] for result in await asyncio.wait_for(asyncio.gather(*calls), 60)]
+        await asyncio.sleep(2 * verl_omni.WINDOW)
+        return found
+
+    assert asyncio.run(rounds()) == [0, 1, 2, 10, 11, 12]
+    gc.collect()  # a task whose failure nobody has seen says so when it goes
+    assert sum(scorer.batches) == 6 and not told
 
 
 def test_verl_omni_never_gets_a_number_for_a_missing_score():

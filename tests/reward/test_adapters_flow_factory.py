@@ -124,6 +124,7 @@ def test_requests_that_are_refused(served: Served):
         b"[1]": "must be an object",
         b"{}": "image is missing",
         b'{"image": null, "video": [["AA"]]}': "scores pictures",
+        b'{"image": ["AA"], "condition_videos": [["AA"]]}': "scores pictures",
         b'{"image": "AA"}': "list of texts",
         b'{"image": ["?"]}': "not base64",
         b'{"image": ["AA"], "prompt": ["\\ud800"]}': "surrogate",

@@ -29,6 +29,17 @@ def paint(texts: Sequence[str]) -> list[ImageLike | None]:
     return [None if "river" in text else plain(10 * len(text.split()), 0) for text in texts]
 
 
+def test_of_several_pictures_in_a_conversation_the_last_counts():
+    def message(role: str, *levels: int) -> dict[str, Any]:
+        return {"role": role, "content": [{"type": "image", "image": plain(level, 0)} for level in levels]}
+
+    completions = [
+        [message("assistant", 10, 20), message("tool", 30, 40), {"role": "assistant", "content": "so"}]
+    ]
+    reward = reward_function(local(), {"red": 1.0})
+    assert reward(prompts=["a"], completions=completions) == [40]
+
+
 def test_a_completion_without_a_score_is_none():
     reward = reward_function(local(), WEIGHTS, render=paint)
     completions = ["apple teal", "a river", "glass"]
