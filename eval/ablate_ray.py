@@ -101,10 +101,10 @@ def carry_out(config: AblateConfig, run: Run, folder: str) -> tuple[str, str] | 
             "failed",
             f"{folder} is not on this node ({error.strerror}); start the ablation on a shared disk",
         )
-    [(_, error)] = Workshop(config, threads=max(1, int(config.cluster.cpus))).work([run])
-    if isinstance(error, Busy):
-        return "busy", str(error)
-    return None if error is None else ("failed", str(error))
+    [(_, trouble)] = Workshop(config, threads=max(1, int(config.cluster.cpus))).work([run])
+    if isinstance(trouble, Busy):
+        return "busy", str(trouble)
+    return None if trouble is None else ("failed", str(trouble))
 
 
 def _outcome(reference: Any) -> BaseException | None:
