@@ -155,10 +155,12 @@ def test_steps_of_a_run_are_compared_with_its_base(
         ("tuned", None),
     ]
     assert [c["model"] for c in record["comparisons"]] == ["step@5", "step@10", "tuned"]
-    # Step 10 has the very weights of the exported LoRA, and all start from the same noise.
+    # Step 10 has the very weights of the exported LoRA, and all start from the same noise; where weights lie
+    # in memory may still move a pixel by one.
     for sample in record["samples"]:
-        assert sample["sides"]["step@10"]["scores"] == sample["sides"]["tuned"]["scores"]
-        assert sample["sides"]["step@5"]["scores"] != sample["sides"]["tuned"]["scores"]
+        exported = pytest.approx(sample["sides"]["tuned"]["scores"], rel=1e-3, abs=1e-3)
+        assert sample["sides"]["step@10"]["scores"] == exported
+        assert sample["sides"]["step@5"]["scores"] != exported
         assert (
             sample["sides"]["base"]["distance"]["pixels"]
             == 0
