@@ -42,13 +42,11 @@
     if (sample) $("pairs").style.setProperty("--height", `${sample.offsetHeight}px`);
   }, { rootMargin: "900px 0px" });
 
+  // At once, so that nothing flickers; the others follow when they come near.
   const redraw = () => {
-    near.disconnect();
     for (const shell of shells) {
-      shell.replaceChildren(shell.firstElementChild);
-      shell.classList.remove("filled");
-      shell.style.minHeight = "";
-      near.observe(shell);
+      if (shell.classList.contains("filled")) fill(shell);
+      else shell.style.minHeight = "";
     }
   };
 
@@ -245,6 +243,8 @@
   });
 
   choose(current);
+  for (const i of visible.slice(0, 6)) fill(shells[i]);
+  for (const shell of shells) near.observe(shell);
   const linked = pairs.findIndex((pair) => location.hash === `#pair-${pair.id}`);
   if (linked >= 0) open(linked);
 })();

@@ -89,6 +89,14 @@ def page(browser: Any) -> Iterator[Any]:
     assert complaints == []
 
 
+def visit(page: Any, address: str) -> None:
+    """Open a gallery of few pairs and wait until all of its cards are filled."""
+    page.goto(address)
+    page.wait_for_function(
+        "[...document.querySelectorAll('.pair')].every(e => e.classList.contains('filled'))"
+    )
+
+
 @pytest.fixture
 def files(flux: Path, tmp_path: Path) -> dict[str, Any]:
     """A tiny run of one iteration, a tiny comparison, and a server that could score both."""

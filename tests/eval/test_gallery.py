@@ -8,6 +8,7 @@ import pytest
 
 from eval.gallery import write_gallery
 from eval.report import write_report
+from tests.eval.conftest import visit
 from tests.eval.record import make_record
 
 STEPS = {"base": None, "step@10": 10, "step@20": 20, "tuned": None}
@@ -27,7 +28,7 @@ def steps(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_every_model_can_be_compared_with_the_reference(page: Any, steps: Path):
-    page.goto(steps.as_uri())
+    visit(page, steps.as_uri())
     cells = "row => [...row.querySelectorAll('td')].map(cell => cell.textContent)"
     last = page.eval_on_selector("#pair-0-0 tr.reward", cells)
     assert page.text_content("#pair-0-0 .shot.tuned .tag") == "tuned"
@@ -39,7 +40,7 @@ def test_every_model_can_be_compared_with_the_reference(page: Any, steps: Path):
 
 
 def test_alarms_of_the_chosen_model_are_shown(page: Any, steps: Path):
-    page.goto(steps.as_uri())
+    visit(page, steps.as_uri())
     shown = page.text_content("#alarms")
     assert "Serious: A fine regular grid" in shown and "The reward bought with" in shown
     page.select_option("#model", label="step@10")
@@ -47,7 +48,7 @@ def test_alarms_of_the_chosen_model_are_shown(page: Any, steps: Path):
 
 
 def test_strips_show_one_noise_model_by_model(page: Any, steps: Path):
-    page.goto(steps.as_uri())
+    visit(page, steps.as_uri())
     page.click("#strips")
     tags = "list => [...list.querySelectorAll('.tag')].map(tag => tag.textContent)"
     assert page.eval_on_selector("#pair-0-0 ol", tags) == list(STEPS)
@@ -66,7 +67,7 @@ def test_strips_show_one_noise_model_by_model(page: Any, steps: Path):
 
 
 def test_quick_orders_are_best_worst_and_most_changed(page: Any, steps: Path):
-    page.goto(steps.as_uri())
+    visit(page, steps.as_uri())
     read = "cards => cards.map(card => card.querySelector('tr.reward .delta').textContent.replace('−', '-'))"
     for name, sign in (("Best", -1), ("Worst", 1)):
         page.click(f"button:text-is('{name}')")
@@ -78,7 +79,7 @@ def test_quick_orders_are_best_worst_and_most_changed(page: Any, steps: Path):
 
 
 def test_pictures_that_are_missing_or_damaged_are_counted_and_shown_as_such(page: Any, steps: Path):
-    page.goto(steps.as_uri())
+    visit(page, steps.as_uri())
     assert page.text_content(".masthead .error") == "2 pictures are missing or cannot be read."
     assert page.text_content("#pair-1-0 .shot.tuned .gone") == "picture missing"
     page.click("#pair-2-0 .shots")
@@ -86,6 +87,8 @@ def test_pictures_that_are_missing_or_damaged_are_counted_and_shown_as_such(page
     assert "picture missing" in (steps.parents[1] / "report.html").read_text()
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(600)
 def test_three_thousand_pairs_stay_smooth(page: Any, tmp_path: Path):
     prompts = [f"a thing of kind {number}" for number in range(3000)]
     record = make_record(tmp_path, prompts, pictures=12)
@@ -125,13 +128,13 @@ def test_three_thousand_pairs_stay_smooth(page: Any, tmp_path: Path):
 
 
 def test_a_pair_far_down_opens_from_its_address(page: Any, steps: Path):
-    page.goto(steps.as_uri() + "#pair-3-0")
+    visit(page, steps.as_uri() + "#pair-3-0")
     assert page.text_content("#viewer-prompt") == "a house"
     assert page.evaluate("document.documentElement.scrollWidth") == 1280
 
 
 def test_names_and_headings_for_a_screen_reader(page: Any, steps: Path):
-    page.goto(steps.as_uri())
+    visit(page, steps.as_uri())
     assert page.get_by_role("heading", level=2).count() == 4  # one for each pair, near the window or not
     assert page.get_by_role("button", name="Full screen: a cat").count() == 1
     assert page.get_by_role("combobox", name="Model compared with base").count() == 1

@@ -9,6 +9,7 @@ import pytest
 
 from eval.compare import write_pages
 from eval.results import write
+from tests.eval.conftest import visit
 from tests.eval.record import make_record
 
 PROMPTS = [
@@ -58,7 +59,7 @@ def sort_by(page: Any, key: str) -> list[float | None]:
 
 
 def test_gallery_shows_every_pair_with_its_pictures(page: Any, pages: Path):
-    page.goto(gallery(pages))
+    visit(page, gallery(pages))
     assert len(shown(page)) == 12
     assert page.text_content("#count") == "12 pairs"
     assert page.text_content("#pair-2-0 .prompt").startswith(PROMPTS[2])
@@ -69,7 +70,7 @@ def test_gallery_shows_every_pair_with_its_pictures(page: Any, pages: Path):
 
 
 def test_gallery_sorts_by_either_side_and_by_the_difference(page: Any, pages: Path):
-    page.goto(gallery(pages))
+    visit(page, gallery(pages))
     for key in ("base:reward", "tuned:reward", "delta:reward"):
         values = sort_by(page, key)
         known = [value for value in values if value is not None]
@@ -85,7 +86,7 @@ def test_gallery_sorts_by_either_side_and_by_the_difference(page: Any, pages: Pa
 
 
 def test_gallery_filters_by_words_and_category(page: Any, pages: Path):
-    page.goto(gallery(pages))
+    visit(page, gallery(pages))
     page.fill("#filter", "RED bo")
     assert shown(page) == ["pair-4-0", "pair-4-1"]
     assert page.text_content("#count") == "2 of 12 pairs"
@@ -97,7 +98,7 @@ def test_gallery_filters_by_words_and_category(page: Any, pages: Path):
 
 
 def test_full_screen_follows_the_keyboard(page: Any, pages: Path):
-    page.goto(gallery(pages))
+    visit(page, gallery(pages))
     page.fill("#filter", "red")
     page.locator("#pair-0-1 .shots").focus()
     page.keyboard.press("Enter")
@@ -119,7 +120,7 @@ def test_full_screen_follows_the_keyboard(page: Any, pages: Path):
 
 
 def test_slider_moves_by_mouse_and_by_keys(page: Any, pages: Path):
-    page.goto(gallery(pages) + "#pair-3-0")
+    visit(page, gallery(pages) + "#pair-3-0")
     assert page.text_content("#viewer-prompt").startswith(PROMPTS[3])
     page.keyboard.press("s")
     assert page.get_attribute("#stage", "data-mode") == "slider"
@@ -138,7 +139,7 @@ def test_slider_moves_by_mouse_and_by_keys(page: Any, pages: Path):
 
 
 def test_all_scores_and_theme_are_switches(page: Any, pages: Path):
-    page.goto(gallery(pages))
+    visit(page, gallery(pages))
     assert not page.is_visible("#pair-0-0 tr.extra")
     page.click("#all-scores")
     assert page.is_visible("#pair-0-0 tr.extra")
@@ -157,6 +158,7 @@ def test_pages_fit_a_small_phone_in_both_themes(browser: Any, pages: Path, name:
     assert page.get_attribute("html", "data-theme") == scheme
     assert page.evaluate("document.documentElement.scrollWidth") == 360
     if name.startswith("gallery"):
+        page.wait_for_selector("#pair-0-0.filled")
         page.click("#pair-0-0 .shots")
         assert (
             page.is_visible("#viewer-close")
@@ -179,7 +181,7 @@ def swipe(page: Any, across: int, down: int = 0) -> None:
 
 
 def test_a_finger_across_goes_to_the_next_pair(page: Any, pages: Path):
-    page.goto(gallery(pages) + "#pair-0-1")
+    visit(page, gallery(pages) + "#pair-0-1")
     for across, down, expected in (
         (-90, 10, "3 of 12"),
         (90, 0, "2 of 12"),

@@ -17,6 +17,8 @@ from eval.metrics import Bootstrap
 from flow_grpo.config import RewardConfig
 from tests.eval.schema import complaints
 
+#: The comparison itself takes half a minute of two cores.
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 ROOT = Path(__file__).resolve().parents[2]
 PLANTED = {
     "velocity": "velocity_norm",
