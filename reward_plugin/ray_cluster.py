@@ -62,9 +62,7 @@ def join(options: RayOptions, cores: float) -> bool:
             loopback.
     """
     local = options.address is None
-    os.environ.update(_EVERYWHERE)
-    if local:
-        os.environ.update(_STARTED_HERE, RAY_AUTH_TOKEN=_token())
+    os.environ.update(settings(local))
     try:
         import ray
         from ray import serve
@@ -92,6 +90,11 @@ def join(options: RayOptions, cores: float) -> bool:
     serve.start(proxy_location="Disabled", logging_config={"log_level": "WARNING"})
     logging.getLogger("ray.serve").setLevel(logging.ERROR)  # the engine itself tells of replicas that died
     return local
+
+
+def settings(local: bool) -> dict[str, str]:
+    """Ray's environment, for a cluster that is started here or another one; before Ray is imported."""
+    return _EVERYWHERE | (_STARTED_HERE | {"RAY_AUTH_TOKEN": _token()} if local else {})
 
 
 @cache

@@ -20,10 +20,10 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from reward_plugin import ray_cluster
-from reward_plugin.errors import ConfigError, RewardError, ScorerFailed, TooLarge
+from reward_plugin.errors import ConfigError
 from reward_plugin.queueing import Full, ScoreJob, ScorerInfo
 from reward_plugin.ray_options import RayOptions
-from reward_plugin.ray_replica import Answer
+from reward_plugin.ray_request import Request
 from reward_plugin.types import ScoreTable
 
 log = logging.getLogger(__name__)
@@ -116,7 +116,7 @@ class RayEngine:
         start = time.monotonic()
         try:
             reference = await _to_the_end(asyncio.to_thread(_put, job))
-            asked = [asyncio.ensure_future(self._ask(name, reference, job.id)) for name in job.scorers]
+            asked = [asyncio.ensure_future(self._ask(name, reference, job)) for name in job.scorers]
             try:
                 answers = await asyncio.gather(*asked)
             except BaseException:
@@ -138,31 +138,13 @@ class RayEngine:
             self._closed.set()
             ray_cluster.leave(list(self._wanted), self._started_here)
 
-    async def _ask(self, scorer: str, reference: Any, request: str) -> tuple[ScoreTable, float]:
+    async def _ask(self, scorer: str, reference: Any, job: ScoreJob) -> tuple[ScoreTable, float]:
         """One scorer's table, and the seconds that its replica had it; asks again where a replica died."""
-        from ray.exceptions import NodeDiedError, ObjectLostError, RayActorError, RayError
-        from ray.serve.exceptions import RayServeException, ReplicaUnavailableError
-
-        deaths = 0
-        while True:
-            response = self._handles[scorer].score.remote(reference)
-            try:
-                return _unpack(await response)
-            except asyncio.CancelledError:
-                response.cancel()
-                raise
-            except (RayActorError, ReplicaUnavailableError, NodeDiedError, ObjectLostError) as error:
-                deaths += 1
-                reason = (str(error).splitlines() or [type(error).__name__])[0]
-                log.warning("request %s: a replica of %s died: %s", request or "-", scorer, reason)
-                if deaths > self.options.retries:
-                    raise ScorerFailed(
-                        f"scorer {scorer!r}: this request took a replica with it {deaths} times"
-                    ) from None
-                self.resent += 1
-            except (RayError, RayServeException) as error:
-                log.exception("request %s: scorer %s", request or "-", scorer)
-                raise ScorerFailed(f"scorer {scorer!r}: {type(error).__name__} in the cluster") from None
+        request = Request(self._handles[scorer], scorer, reference, job.id, self.options.retries)
+        try:
+            return await request.answer()
+        finally:
+            self.resent += request.resent
 
     def _lost(self) -> bool:
         return time.monotonic() - self._looked > LOST_AFTER
@@ -194,15 +176,6 @@ def _put(job: ScoreJob) -> Any:
 
     images = tuple(bytes(image) for image in job.images)
     return ray.put(ScoreJob(images, job.prompts, job.scorers, job.max_pixels, job.exif, job.id))
-
-
-def _unpack(answer: tuple[Answer, float]) -> tuple[ScoreTable, float]:
-    found, seconds = answer
-    if isinstance(found, ScoreTable):
-        return found, seconds
-    kind, text = found
-    error: type[RewardError] = TooLarge if kind == "too_large" else ScorerFailed
-    raise error(text)
 
 
 def _check_dimensions(infos: Sequence[ScorerInfo]) -> None:
