@@ -1,5 +1,6 @@
 """A scorer in a process of its own that a test holds back, watches and kills, by files in a folder."""
 
+import asyncio
 import os
 import signal
 import time
@@ -10,7 +11,8 @@ from typing import Any
 import numpy as np
 
 from reward_plugin.images import to_rgb_each
-from reward_plugin.ray_replica import Replica
+from reward_plugin.queueing import ScoreJob
+from reward_plugin.ray_replica import Answer, Replica
 from reward_plugin.scorers import SCORERS
 from reward_plugin.types import ImageLike, ScoreTable
 
@@ -21,6 +23,12 @@ DEADLY_WIDTH = 13
 def die() -> None:
     """As the kernel ends a process for which no memory is left."""
     os.kill(os.getpid(), signal.SIGKILL)
+
+
+def note(file: Path, text: str) -> None:
+    """Add a line, in one piece: whoever reads meanwhile sees all of it or nothing."""
+    with file.open("ab", buffering=0) as stream:
+        stream.write(f"{text}\n".encode())
 
 
 class Gated:
@@ -40,8 +48,7 @@ class Gated:
     def score(self, images: Sequence[ImageLike], prompts: Sequence[str] | None = None) -> ScoreTable:
         good, errors = to_rgb_each(images)
         arrays = [np.asarray(image) for image in good]
-        with (self.folder / "batches").open("a") as stream:  # how many pictures each batch has
-            stream.write(f"{len(images)}\n")
+        note(self.folder / "batches", str(len(images)))
         if any(array.shape[1] == DEADLY_WIDTH for array in arrays):
             die()
         while (self.folder / "held").exists():
@@ -54,8 +61,17 @@ class Gated:
 
 
 class GatedReplica(Replica):
-    """A replica that knows this scorer, too."""
+    """A replica that knows this scorer, too, and writes down what has come to it."""
 
     def __init__(self, spec: Mapping[str, Any], *rest: Any) -> None:
         SCORERS["gated"] = Gated
         super().__init__(spec, *rest)
+        self._arrived = Path(spec["folder"]) / "arrived" if "folder" in spec else None
+
+    async def score(self, job: ScoreJob) -> tuple[Answer, float]:
+        """As a replica does."""
+        asked = asyncio.ensure_future(super().score(job))
+        await asyncio.sleep(0)  # now it waits in the replica's queue
+        if self._arrived is not None:
+            note(self._arrived, job.id)
+        return await asked

@@ -5,11 +5,12 @@ import shutil
 import tempfile
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import psutil
@@ -23,19 +24,58 @@ from reward_plugin.ray_options import RayOptions
 from reward_plugin.types import ScoreTable
 from tests.reward.gated import GatedReplica
 
+T = TypeVar("T")
 CHECKPOINT = Path(__file__).resolve().parents[1] / "data/unipercept/checkpoint"
 UNIPERCEPT = {"name": "unipercept", "path": str(CHECKPOINT), "device": "cpu", "dtype": "float32"}
 SPECS = [{"name": "pixels"}, UNIPERCEPT]
-#: Seconds that anything may take: replicas start in 3 s on a quiet machine, and in a minute on a busy one.
-PATIENCE = 300.0
+#: Seconds that anything may take: replicas start in 3 s on a quiet machine, in half a minute on a busy one.
+PATIENCE = 100.0
+#: Lines of each of Ray's logs that a failed test shows.
+TAIL = 25
 
 
-@dataclass(frozen=True)
+@dataclass
 class Service:
-    """An engine with two replicas of `pixels`, one of `unipercept` and one of `gated`, and gated's folder."""
+    """An engine with two replicas of `pixels`, one of `unipercept` and one of `gated`, and gated's folder.
+
+    Attributes:
+        keep: Whether Ray's logs stay when the service ends: a test has failed.
+    """
 
     engine: RayEngine
     folder: Path
+    keep: bool = False
+    _read: Counter[str] = field(default_factory=Counter)
+
+    def run(self, work: Coroutine[Any, Any, T]) -> T:
+        """The result of something that asks the engine, which has `PATIENCE` seconds for it."""
+
+        async def bounded() -> T:
+            return await asyncio.wait_for(work, PATIENCE)
+
+        try:
+            return asyncio.run(bounded())
+        except TimeoutError:
+            raise AssertionError(f"not within {PATIENCE:g} s; {self.state()}") from None
+
+    def state(self) -> str:
+        """What the engine, the cluster and the machine's processes say of the replicas."""
+        engine = self.engine
+        return (
+            f"{engine.jobs} jobs in the engine, {engine.resent} resent, trouble {engine.trouble()!r}, "
+            f"running {engine._running}, "
+            f"processes { {info.name: self.replicas(info.name) for info in engine.describe()} }"
+        )
+
+    def logs(self) -> str:
+        """The ends of Ray's logs; and keep them all."""
+        self.keep = True
+        parts = [f"all of them: {self.folder}/ray/session_*/logs"]
+        for file in sorted(self.folder.glob("ray/session_2*/logs/**/*")):
+            if file.is_file() and file.stat().st_size and file.suffix in (".log", ".out", ".err"):
+                lines = file.read_text(errors="replace").splitlines()[-TAIL:]
+                parts.append("\n".join([f"== {file.name}", *(line[:300] for line in lines)]))
+        return "\n".join(parts)
 
     def replicas(self, scorer: str) -> set[int]:
         """Process ids of the replicas of a scorer."""
@@ -54,10 +94,18 @@ class Service:
 
     def batches(self) -> list[int]:
         """The pictures of each batch that `gated` was given, since the last call."""
-        file = self.folder / "batches"
-        lines = file.read_text().split() if file.exists() else []
-        file.unlink(missing_ok=True)
-        return [int(line) for line in lines]
+        return [int(line) for line in self._new("batches")]
+
+    def arrived(self) -> list[str]:
+        """The ids of the requests that have come to the replica of `gated`, since the last call."""
+        return self._new("arrived")
+
+    def _new(self, name: str) -> list[str]:
+        file = self.folder / name
+        lines = file.read_text().splitlines() if file.exists() else []
+        new = lines[self._read[name] :]
+        self._read[name] = len(lines)
+        return new
 
 
 def command(process: psutil.Process) -> str:
@@ -76,6 +124,7 @@ def running() -> Iterator[Service]:
     )  # short: a socket's path has 107 letters at most
     before = set(psutil.Process().children(recursive=True))
     family: set[psutil.Process] = set()
+    service: Service | None = None
     options = RayOptions(
         name=f"test-{uuid.uuid4().hex[:8]}",
         num_replicas=2,
@@ -93,8 +142,9 @@ def running() -> Iterator[Service]:
         patch.setattr(ray_cluster, "Replica", GatedReplica)
         try:
             engine = RayEngine([*SPECS, {"name": "gated", "folder": str(folder)}], options)
+            service = Service(engine, folder)
             try:
-                yield Service(engine, folder)
+                yield service
             finally:
                 family = set(psutil.Process().children(recursive=True)) - before
                 engine.close()
@@ -102,7 +152,8 @@ def running() -> Iterator[Service]:
             left = psutil.wait_procs(family, timeout=60)[1]
             for process in left:
                 process.kill()
-            shutil.rmtree(folder, ignore_errors=True)
+            if not (service and service.keep):
+                shutil.rmtree(folder, ignore_errors=True)
     assert not left, f"these outlived the engine: {[command(process) for process in left]}"
 
 
@@ -112,6 +163,14 @@ def until(condition: Callable[[], Any], what: str) -> None:
     while not condition():
         assert time.monotonic() < end, f"not within {PATIENCE:g} s: {what}"
         time.sleep(0.1)
+
+
+async def happens(condition: Callable[[], Any], what: str) -> None:
+    """The same beside an event loop's other work."""
+    end = time.monotonic() + PATIENCE
+    while not condition():
+        assert time.monotonic() < end, f"not within {PATIENCE:g} s: {what}"
+        await asyncio.sleep(0.01)
 
 
 async def patiently(engine: RayEngine, work: ScoreJob) -> ScoreTable:
@@ -130,9 +189,9 @@ def picture(seed: int, size: int = 48) -> bytes:
     return to_npy(np.random.default_rng(seed).integers(0, 256, (size, size, 3), dtype=np.uint8))
 
 
-def job(*images: bytes | memoryview, scorers: tuple[str, ...] = ("pixels",)) -> ScoreJob:
+def job(*images: bytes | memoryview, scorers: tuple[str, ...] = ("pixels",), name: str = "test") -> ScoreJob:
     """A request."""
-    return ScoreJob(images, None, scorers, id="test")
+    return ScoreJob(images, None, scorers, id=name)
 
 
 def same(table: ScoreTable, expected: ScoreTable) -> bool:
