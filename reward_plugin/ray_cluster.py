@@ -269,7 +269,7 @@ def reason(report: str) -> RewardError:
             return _ERRORS[found[1]](found[2])
     log.error("%s", report)
     why = _last_line(report)
-    if why.startswith("ActorDiedError"):
+    if re.search(r"\b(ActorDiedError|ActorUnavailableError|OutOfMemoryError)\b", report):
         why = "its process died while it loaded, as when memory runs out; its own log may say more"
     return ScorerFailed(f"a scorer did not start: {why}")
 

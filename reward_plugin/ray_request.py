@@ -17,7 +17,8 @@ from reward_plugin.types import ScoreTable
 log = logging.getLogger(__name__)
 
 #: Seconds before a request is sent again where Serve may not know yet that the replica is gone: its router
-#: drops one by itself on an `ActorDiedError` only, and hears of others when the controller has noticed.
+#: drops one by itself on an `ActorDiedError` only, and hears of others when the controller has noticed, which
+#: for one that Ray's guard of the memory has killed takes three health checks; it seems idle meanwhile.
 PAUSE = 2.0
 
 
@@ -61,20 +62,22 @@ class Request:
                     response.cancel()
                     raise
                 # so ends what a replica has when Serve stops it, as one that is stuck
-                self._count("it was stopped")
+                self._count(response, "it was stopped")
             except (RayError, RayServeException) as error:
                 if not _is_gone(error):
                     log.exception("request %s: scorer %s", self._name, self._scorer)
                     raise ScorerFailed(
                         f"scorer {self._scorer!r}: {type(error).__name__} in the cluster"
                     ) from None
-                self._count((str(error).splitlines() or [type(error).__name__])[0])
+                self._count(response, (str(error).splitlines() or [type(error).__name__])[0])
                 if isinstance(error, ActorDiedError):
                     continue
             await asyncio.sleep(PAUSE)
 
-    def _count(self, why: str) -> None:
-        """One more replica is gone."""
+    def _count(self, response: Any, why: str) -> None:
+        """One more replica is gone; which it was before, where it has not taken the request."""
+        if getattr(response, "_replica_result", response) is None:
+            return
         log.warning("request %s: a replica of %s died: %s", self._name, self._scorer, why)
         if self.resent >= self._retries:
             raise ScorerFailed(

@@ -100,6 +100,21 @@ def test_the_reason_is_found_in_rays_report():
     assert type(error) is CheckpointError and str(error) == "no folder missing/, and not a hub id, either"
 
 
+@pytest.mark.parametrize(
+    "report",
+    [
+        "ActorDiedError(The actor died unexpectedly before finishing this task.)",
+        "ray.exceptions.ActorDiedError: The actor died unexpectedly before finishing this task.\n\tpid: 1",
+        "ActorUnavailableError(The actor 1f is unavailable: The task may or may not have been executed.)",
+        "OutOfMemoryError(1 worker(s) were killed due to the node running low on memory.)",
+    ],
+    ids=["died", "died, in lines", "unavailable", "memory"],
+)
+def test_the_death_of_a_process_that_loads_is_told_from_rays_report(report: str):
+    error = reason(f"The deployment failed to start 1 times in a row. Error:\n{report}")
+    assert type(error) is ScorerFailed and "its process died while it loaded" in str(error)
+
+
 def test_a_replica_scores_as_the_local_engine_does():
     work = job(picture(1), b"junk", picture(2), scorers=("unipercept", "pixels"))
 

@@ -265,6 +265,40 @@ def test_a_request_whose_client_has_gone_is_not_scored(service: Service):
     assert sum(scored + service.batches()) == 9
 
 
+class Failing:
+    """Stands for the handle of a deployment: a call waits for `go` and fails."""
+
+    def __init__(self) -> None:
+        self.go, self.score = asyncio.Event(), self
+
+    async def remote(self, reference: Any) -> Any:
+        await self.go.wait()
+        return ("failed", "device lost"), 0.0
+
+
+def test_where_one_scorer_fails_the_others_are_not_waited_for(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+):
+    async def ask() -> ScoreTable:
+        monkeypatch.setitem(service.engine._handles, "pixels", failing := Failing())
+        with service.gate("held"):
+            first = asyncio.ensure_future(service.engine.run(gated(1)))
+            await happens(lambda: service.batches(), "the first is being scored")
+            both = job(grey(2), scorers=("gated", "pixels"), name="both")
+            second = asyncio.ensure_future(service.engine.run(both))
+            await happens(lambda: "both" in service.arrived(), "the other half is at the replica")
+            failing.go.set()
+            with pytest.raises(ScorerFailed, match="device lost"):
+                await second
+            assert service.engine.jobs == 1
+        return await first
+
+    service.batches()
+    assert means(service.run(ask())) == [1]
+    assert means(service.run(service.engine.run(gated(3)))) == [3]
+    assert service.batches() == [1]  # of the last; the half that was left alone has not been scored
+
+
 def test_a_killed_replica_costs_no_request_and_is_replaced(service: Service):
     works = [job(picture(seed, 160), picture(seed + 1000, 160)) for seed in range(60)]
     before = service.replicas("pixels")

@@ -30,8 +30,8 @@ def settings(monkeypatch: pytest.MonkeyPatch) -> None:
 class Deployment:
     """Stands for a handle of Serve: its calls end one after another as the test says."""
 
-    def __init__(self, *ends: Any) -> None:
-        self.ends = list(ends)
+    def __init__(self, *ends: Any, taken: bool = True) -> None:
+        self.ends, self.taken = list(ends), taken
         self.asked: list[Any] = []
         self.cancelled = 0
         self.score = self
@@ -44,6 +44,7 @@ class Deployment:
 class Response:
     def __init__(self, deployment: Deployment, end: Any) -> None:
         self.deployment, self.end = deployment, end
+        self._replica_result = self if deployment.taken else None
 
     def __await__(self) -> Any:
         yield from asyncio.sleep(0).__await__()
@@ -127,6 +128,14 @@ def test_serve_is_given_time_to_learn_of_a_death_that_its_router_does_not_see(
         await asyncio.wait([asked])
 
     asyncio.run(ask())
+
+
+def test_a_replica_that_was_dead_before_is_not_counted():
+    """Serve's router goes on choosing it, and each time the request comes back without having been taken."""
+    deployment = Deployment(*[out_of_memory() for _ in range(5)], (TABLE, 0.5), taken=False)
+    asked = request(deployment, retries=1)
+    assert asyncio.run(asked.answer()) == (TABLE, 0.5)
+    assert len(deployment.asked) == 6 and asked.resent == 0
 
 
 def test_a_death_that_the_router_sees_is_not_waited_for(monkeypatch: pytest.MonkeyPatch):
