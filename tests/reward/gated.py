@@ -74,4 +74,9 @@ class GatedReplica(Replica):
         await asyncio.sleep(0)  # now it waits in the replica's queue
         if self._arrived is not None:
             note(self._arrived, job.id)
-        return await asked
+        try:
+            return await asked
+        except asyncio.CancelledError:
+            if self._arrived is not None:
+                note(self._arrived, f"{job.id} left")
+            raise

@@ -291,6 +291,7 @@ def test_where_one_scorer_fails_the_others_are_not_waited_for(
             with pytest.raises(ScorerFailed, match="device lost"):
                 await second
             assert service.engine.jobs == 1
+            await happens(lambda: "both left" in service.arrived(), "the other half leaves the replica")
         return await first
 
     service.batches()
