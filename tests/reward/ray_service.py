@@ -97,7 +97,7 @@ class Service:
         return [int(line) for line in self._new("batches")]
 
     def arrived(self) -> list[str]:
-        """The ids of the requests that have come to the replica of `gated`, or left it, since the last call."""
+        """The ids of the requests that came to the replica of `gated`, or "… left" it, since the last call."""
         return self._new("arrived")
 
     def _new(self, name: str) -> list[str]:
