@@ -97,7 +97,7 @@ class Service:
         return [int(line) for line in self._new("batches")]
 
     def arrived(self) -> list[str]:
-        """The ids of the requests that came to the replica of `gated`, or "… left" it, since the last call."""
+        """The ids of the requests that came to the replica of `gated` since the last call; or "… left" it."""
         return self._new("arrived")
 
     def _new(self, name: str) -> list[str]:
@@ -114,6 +114,14 @@ def command(process: psutil.Process) -> str:
         return " ".join(process.cmdline())
     except psutil.Error:
         return ""
+
+
+def lives(process: psutil.Process) -> bool:
+    """Whether a process has not ended; where nobody collects orphans, they stay in the list of processes."""
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.Error:
+        return False
 
 
 @contextmanager
@@ -149,7 +157,9 @@ def running() -> Iterator[Service]:
                 family = set(psutil.Process().children(recursive=True)) - before
                 engine.close()
         finally:
-            left = psutil.wait_procs(family, timeout=60)[1]
+            end = time.monotonic() + 60
+            while (left := [process for process in family if lives(process)]) and time.monotonic() < end:
+                time.sleep(0.1)
             for process in left:
                 process.kill()
             if not (service and service.keep):
