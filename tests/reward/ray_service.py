@@ -92,13 +92,15 @@ class Service:
         finally:
             (self.folder / name).unlink()
 
-    def batches(self) -> list[int]:
-        """The pictures of each batch that `gated` was given, since the last call."""
-        return [int(line) for line in self._new("batches")]
+    def batches(self, earlier: list[int] | None = None) -> list[int]:
+        """The pictures of each batch that `gated` was given since the last call; added to `earlier` ones."""
+        batches = [] if earlier is None else earlier
+        batches += [int(line) for line in self._new("batches")]
+        return batches
 
-    def arrived(self) -> list[str]:
-        """The ids of the requests that came to the replica of `gated` since the last call; or "… left" it."""
-        return self._new("arrived")
+    async def has(self, line: str) -> None:
+        """Wait until a request came to the replica of `gated`: its id; or left it unscored: "... left"."""
+        await happens(lambda: line in self._new("arrived"), f"the replica of gated has {line!r}")
 
     def _new(self, name: str) -> list[str]:
         file = self.folder / name

@@ -222,7 +222,7 @@ async def in_turn(service: Service, count: int, pictures: int) -> list[asyncio.T
     for level in range(count):
         work = gated(*range(level, level + pictures), name=f"turn {level}")
         asked.append(asyncio.ensure_future(service.engine.run(work)))
-        await happens(lambda name=work.id: name in service.arrived(), f"{work.id} is at the replica")
+        await service.has(work.id)
     return asked
 
 
@@ -249,9 +249,9 @@ def test_a_request_whose_client_has_gone_is_not_scored(service: Service):
         replica = service.engine._handles["gated"]
         with service.gate("held"):
             asked = await in_turn(service, 3, 3)
-            await happens(lambda: scored.extend(service.batches()) or scored, "the first is being scored")
+            await happens(lambda: service.batches(scored), "the first is being scored")
             asked.append(asyncio.ensure_future(service.engine.run(gated(50, 51, 52, name="gone"))))
-            await happens(lambda: "gone" in service.arrived(), "the last is at the replica")
+            await service.has("gone")
             asked[3].cancel()
             await asyncio.wait([asked[3]])
             assert asked[3].cancelled() and service.engine.jobs == 3
@@ -262,7 +262,7 @@ def test_a_request_whose_client_has_gone_is_not_scored(service: Service):
     service.batches()
     tables = service.run(ask())
     assert [means(table) for table in tables] == [[level, level + 1, level + 2] for level in range(3)]
-    assert sum(scored + service.batches()) == 9
+    assert sum(service.batches(scored)) == 9
 
 
 class Failing:
@@ -286,12 +286,12 @@ def test_where_one_scorer_fails_the_others_are_not_waited_for(
             await happens(lambda: service.batches(), "the first is being scored")
             both = job(grey(2), scorers=("gated", "pixels"), name="both")
             second = asyncio.ensure_future(service.engine.run(both))
-            await happens(lambda: "both" in service.arrived(), "the other half is at the replica")
+            await service.has("both")
             failing.go.set()
             with pytest.raises(ScorerFailed, match="device lost"):
                 await second
             assert service.engine.jobs == 1
-            await happens(lambda: "both left" in service.arrived(), "the other half leaves the replica")
+            await service.has("both left")
         return await first
 
     service.batches()
