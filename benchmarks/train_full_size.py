@@ -109,7 +109,7 @@ def random_weights(tiny: bool) -> Iterator[None]:
     flux: Any = flow_grpo.policy.flux
     run: Any = flow_grpo.run
 
-    def load_parts(config: Any, _: str, device: Any) -> Any:
+    def load_parts(config: Any, _: str, device: Any, whole: bool = True) -> Any:
         pipeline = random_pipeline(str(device), getattr(torch, config.dtype), tiny)
         return pipeline, TextSide(pipeline, lambda: pipeline)
 
@@ -122,11 +122,12 @@ def random_weights(tiny: bool) -> Iterator[None]:
 
 
 def configuration(way: str, folder: Path, iterations: int, tiny: bool) -> TrainConfig:
-    """The recipe's, on fewer prompts, and without validation."""
+    """The recipe's, on fewer prompts, without validation and, as published, without KL."""
     recipe, more = WAYS[way]
     values: dict[str, Any] = {
         **{"run_dir": folder, "iterations": iterations + 1, "prompts.per_iteration": 2},
         **{"prompts.held_back": 0, "stop.metric": "null", "checkpoint.every": 10**6, "log.samples_every": 0},
+        **{"regularizer.kl_weight": 0},
         **({"prompts.group_size": 4, "model.height": 64, "model.width": 64} if tiny else {}),
         **({"model.max_sequence_length": 16, "model.lora.rank": 4, "sampler.chunk": 4} if tiny else {}),
         **({"model.dtype": "float32"} if tiny else {}),

@@ -84,6 +84,11 @@ def differences(written: object, loaded: object, name: str = "") -> list[str]:
         return [line for part in parts for line in part]
     if isinstance(loaded, tuple):
         loaded = list(loaded)
+    if isinstance(written, list) and isinstance(loaded, list) and len(written) == len(loaded):
+        parts = [
+            differences(*pair, f"{name}[{i}]") for i, pair in enumerate(zip(written, loaded, strict=True))
+        ]
+        return [line for part in parts for line in part]
     # Accelerate has enums for its texts.
     same = written == loaded or written == getattr(loaded, "value", loaded)
     return [] if same else [f"{name}: {written!r} became {loaded!r}"]
