@@ -1,9 +1,6 @@
 """The pages of the benchmarks in a real browser, opened from disk: complete, on a phone, in both themes."""
 
 import json
-import os
-import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +20,6 @@ from eval.vqa_results import Answered
 from eval.vqa_results import build as build_vqa
 
 ODD = 'odd <b>"name"</b> & more.png'
-ARGUMENTS = ("--no-sandbox", "--disable-gpu", "--disable-background-networking", "--no-first-run")
 
 
 @pytest.fixture(scope="module")
@@ -62,20 +58,6 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ]
     vqa_page.write_tables(build_vqa(vqa, [asked], [answered]), out)
     return out
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    chromium = shutil.which("chromium")
-    if chromium is None:
-        if os.environ.get("CI"):
-            pytest.fail("chromium is missing; the CI script should have installed it")
-        pytest.skip("chromium is not installed; apt-get install chromium")
-    sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    with sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=chromium, args=list(ARGUMENTS))
-        yield browser
-        browser.close()
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
