@@ -59,7 +59,8 @@ class AblateConfig:
             them in equal parts.
         seeds: Every combination is run once with each; intervals are over them.
         skip: Combinations to leave out, as patterns of their names, such as naive/kl_*.
-        reference: Variant of the last axis whose reward gain the others' is a share of; none: no such column.
+        reference: Variant of the last axis whose reward gain with the same seeds the others' is a share of;
+            none: no such column.
         columns: Dimensions in the tables beside the reward, of any that is measured; the files have them all.
         confidence: Coverage of the intervals, in (0, 1).
         seconds_per_run: What --dry_run reckons with until a run has been measured.

@@ -10,7 +10,7 @@ from typing import Any
 import markupsafe
 
 from eval.ablate_plots import Point, color_steps, curves, trade_off
-from eval.ablate_table import groups_of, interval_cell, mean_of
+from eval.ablate_table import groups_of, interval_cell, share_cell
 from eval.alarms import REWARD
 from eval.pages import LABELS, footer, templates
 
@@ -74,8 +74,7 @@ def _row(
 ) -> dict[str, Any]:
     columns = results["settings"]["columns"]
     runs = [row for row in results["runs"] if row["combination"] == variant["name"]]
-    gain = mean_of(groups_of(results)[variant["name"].rpartition("/")[0]].get(_reference(results)), REWARD)
-    own = mean_of(variant, REWARD)
+    reference = groups_of(results)[variant["name"].rpartition("/")[0]].get(_reference(results))
     settings = runs[0]["overrides"]
     return {
         "number": number,
@@ -83,7 +82,7 @@ def _row(
         "settings": ", ".join(f"{key} = {value}" for key, value in settings.items()) or "the base's",
         "seeds": len(variant["seeds"]),
         "reward": interval_cell(variant, REWARD, "difference", 1.0),
-        "share": f"{100 * own / gain:.0f} %" if own is not None and gain and gain > 0 else "",
+        "share": share_cell(results, variant, reference),
         "trained": [interval_cell(variant, name, "difference", 1.0) for name in trained],
         "columns": [interval_cell(variant, column, "relative", 100.0) for column in columns],
         "alarms": sorted({alarm for row in runs for alarm in row["alarms"]}),

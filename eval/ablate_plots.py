@@ -50,6 +50,17 @@ def pareto_front(x: Sequence[float], y: Sequence[float]) -> list[int]:
     )
 
 
+def whiskers(point: Point) -> list[tuple[tuple[float, float], tuple[float, float]]]:
+    """The intervals of a point that has them, as x and y of both ends: along x first."""
+    x, y = float(point.x["mean"] or 0.0), float(point.y["mean"] or 0.0)
+    found = []
+    if point.x["low"] is not None and point.x["high"] is not None:
+        found.append(((point.x["low"], point.x["high"]), (y, y)))
+    if point.y["low"] is not None and point.y["high"] is not None:
+        found.append(((x, x), (point.y["low"], point.y["high"])))
+    return found
+
+
 def color_steps(values: Sequence[float | None]) -> list[float]:
     """Ends of the steps of equal width that the colours stand for: one more than there are colours."""
     known = [value for value in values if value is not None]
@@ -82,10 +93,8 @@ def trade_off(
             color = BASE if point.reference else TUNED
             if point.color is not None:
                 color = RAMP[min(int(np.searchsorted(ends, point.color, "right")) - 1, len(RAMP) - 1)]
-            for values, along in ((point.x, axes.hlines), (point.y, axes.vlines)):
-                if values["low"] is not None:
-                    at = y if along is axes.hlines else x
-                    along(at, values["low"], values["high"], color=color, linewidth=1.0, alpha=0.45)
+            for whisker in whiskers(point):
+                axes.plot(*whisker, color=color, linewidth=1.0, alpha=0.45)
             face = "none" if point.reference else color
             axes.plot(
                 x, y, "o", color=color, markerfacecolor=face, markersize=5.5, gid=f"variant-{point.number}"
@@ -93,6 +102,10 @@ def trade_off(
             axes.annotate(
                 str(point.number), (x, y), (4, 3), textcoords="offset points", color=INK, fontsize=8
             )
+        # By the means: with two or three seeds an interval can be many times as wide as all of them.
+        for values, limits in zip(zip(*means, strict=True), (axes.set_xlim, axes.set_ylim), strict=True):
+            low, high = min(*values, 0.0), max(*values, 0.0)
+            limits(low - 0.12 * (high - low or 1.0), high + 0.12 * (high - low or 1.0))
         axes.set_xlabel(labels[0])
         axes.set_ylabel(labels[1])
 

@@ -188,7 +188,6 @@ def as_markdown(results: Mapping[str, Any]) -> str:
         "",
     ]
     for name, by_name in groups_of(results).items():
-        gain = mean_of(by_name.get(reference or ""), REWARD)
         head = ["variant", "seeds", "reward, points", *(["of reference"] if reference else [])]
         head += [f"{column}, %" for column in columns]
         lines += [f"## {name}", ""] if name else []
@@ -196,8 +195,7 @@ def as_markdown(results: Mapping[str, Any]) -> str:
         for short, variant in by_name.items():
             cells = [short, str(len(variant["seeds"])), interval_cell(variant, REWARD, "difference", 1.0)]
             if reference:
-                own = mean_of(variant, REWARD)
-                cells.append(f"{100 * own / gain:.0f} %" if own is not None and gain and gain > 0 else "")
+                cells.append(share_cell(results, variant, by_name.get(reference)))
             cells += [interval_cell(variant, column, "relative", 100.0) for column in columns]
             lines.append(_row(cells))
         lines.append("")
@@ -222,10 +220,24 @@ def groups_of(results: Mapping[str, Any]) -> dict[str, dict[str, Mapping[str, An
     return groups
 
 
-def mean_of(variant: Mapping[str, Any] | None, dimension: str) -> float | None:
-    """Mean difference of a dimension over a variant's seeds, if there is one."""
-    found = variant["dimensions"].get(dimension) if variant else None
-    return None if found is None else found["difference"]["mean"]
+def share_cell(
+    results: Mapping[str, Any], variant: Mapping[str, Any], reference: Mapping[str, Any] | None
+) -> str:
+    """A variant's reward gain in percent of the reference's, over the seeds that both have; else empty."""
+    if reference is None:
+        return ""
+    gains = {
+        (row["combination"], row["seed"]): row["summary"][REWARD]["difference"]
+        for row in results["runs"]
+        if row["summary"].get(REWARD, {}).get("difference") is not None
+    }
+    pairs = [
+        (gains[variant["name"], seed], gains[reference["name"], seed])
+        for seed in variant["seeds"]
+        if (variant["name"], seed) in gains and (reference["name"], seed) in gains
+    ]
+    own, theirs = (sum(side) for side in zip(*pairs, strict=True)) if pairs else (0.0, 0.0)
+    return f"{100 * own / theirs:.0f} %" if theirs > 0 else ""
 
 
 def interval_cell(variant: Mapping[str, Any], dimension: str, measure: str, scale: float) -> str:

@@ -193,7 +193,8 @@ def test_tables_say_what_was_measured_and_what_was_not():
     page = as_markdown(record)
     low, high = scipy.stats.t.interval(0.95, 1, 12, 2)
     assert f"| none | 2 | +12.0 ({low:+.1f} to {high:+.1f}) | 100 % | -15.0" in page
-    assert "| kl | 1 | +9.0 | 75 % | -1.0 |" in page  # one seed: no interval, and no figure for the other
+    # One seed: no interval, no figure for the other, and a share of the reference's gain with that seed.
+    assert "| kl | 1 | +9.0 | 90 % | -1.0 |" in page
     assert "1 of 4 runs are not in these figures" in page and "* r/kl/seed1: exit code 1" in page
     table = list(csv.DictReader(as_csv(record).splitlines()))
     assert [row["reward/difference"] for row in table] == ["10.0", "14.0", "9.0", ""]

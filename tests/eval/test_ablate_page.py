@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from eval.ablate_page import write_page
-from eval.ablate_plots import color_steps, pareto_front
+from eval.ablate_plots import Point, color_steps, pareto_front, whiskers
 from eval.ablate_table import mean_curve, summarise
 from eval.plots import RAMP
 
@@ -72,6 +72,12 @@ def test_the_front_is_what_nothing_is_better_than():
             assert (place in front) is not beaten
         assert [x[place] for place in front] == sorted(x[place] for place in front)
     assert pareto_front([1.0], [2.0]) == [0]
+
+
+def test_intervals_go_through_their_point():
+    x, y = {"mean": -2.0, "low": -3.0, "high": -1.0}, {"mean": 5.0, "low": 4.0, "high": 7.0}
+    assert whiskers(Point(1, "a", x, y)) == [((-3, -1), (5, 5)), ((-2, -2), (4, 7))]
+    assert whiskers(Point(1, "a", {**x, "low": None, "high": None}, y)) == [((-2, -2), (4, 7))]
 
 
 def test_colours_span_what_is_known():
