@@ -8,6 +8,7 @@ import math
 import os
 import platform
 import subprocess
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -91,6 +92,7 @@ class RunLog:
         """A line for the reader, above the progress bar."""
         if self.active:
             self.bar.write(text)
+            sys.stdout.flush()  # in a file it would otherwise come after errors, which are not held back
 
     def close(self) -> None:
         """Finish the progress bar and the tracker."""

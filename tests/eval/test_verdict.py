@@ -30,6 +30,7 @@ def summary(**changes: Comparison) -> dict[str, Comparison]:
         "saturation": shifted(40, 4),
         "sharpness": shifted(6, 0.1, 0.1),
         "diversity": shifted(20, -1),
+        "velocity_norm": shifted(1.0, 0.01, 0.01),
     }
     return {**honest, **changes}
 
