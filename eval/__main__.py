@@ -90,7 +90,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (ValueError, RewardError, NothingScored, OSError) as error:
         return _complain(error, FAILED)
     except KeyboardInterrupt:
-        print("\neval: interrupted; pictures already made are kept, run it again to go on", file=sys.stderr)
+        print("\neval: interrupted; what was made and scored is kept, run it again to go on", file=sys.stderr)
         return 130
     return code or 0
 

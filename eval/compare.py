@@ -22,6 +22,7 @@ from eval.published import read_published
 from eval.record import Side, build
 from eval.report import write_report
 from eval.results import NothingScored, headline, write
+from eval.scores import BATCH, Kept, score, scorer_identity
 from eval.tables import write_csv
 from eval.velocity import measure, probed
 from flow_grpo.policy.flux import check_model_path
@@ -29,8 +30,6 @@ from flow_grpo.prompts import Prompt, read_prompts
 from reward_plugin.client import build_rewards
 from reward_plugin.combine import combine
 from reward_plugin.types import Rewards, ScoreTable
-
-_SCORE_BATCH = 16
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,7 +76,8 @@ def run(config: CompareConfig) -> dict[str, Any]:
 
     Raises:
         ValueError: A file or setting is unusable; named with its remedy. Cheap checks come before slow work.
-        reward_plugin.errors.RewardError: Scores could not be had; the pictures stay for the next attempt.
+        reward_plugin.errors.RewardError: Scores could not be had; pictures and the scores so far stay for the
+            next attempt.
         NothingScored: Every reward is missing.
     """
     problems: list[dict[str, str]] = []
@@ -96,7 +96,9 @@ def run(config: CompareConfig) -> dict[str, Any]:
         rewards.wait_ready(config.reward.ready_timeout)
         check_weights(rewards.dimensions, config.reward.weights)
         velocity = _generate(task)
-        scores = [_score(task, rewards, contender) for contender in contenders]
+        identity = scorer_identity(config.reward, rewards)
+        with Kept(Path(config.out) / "scores", processes.rank, identity, rewards.dimensions) as kept:
+            scores = [_score(task, rewards, kept, contender) for contender in contenders]
     sides = _sides(task, scores, velocity, problems)
     if not processes.first:
         return {}
@@ -125,27 +127,6 @@ def check_weights(dimensions: Sequence[str], weights: Mapping[str, float]) -> No
         ValueError: An unknown dimension, or no weight other than zero.
     """
     combine(ScoreTable(tuple(dimensions), np.empty((0, len(dimensions)), np.float32), ()), weights)
-
-
-def score(rewards: Rewards, items: Sequence[Item], files: Sequence[Path], label: str) -> ScoreTable:
-    """Scores of the pictures [N, D], in the order of the items; a file that is not there is a missing
-    score.
-    """
-    from tqdm import tqdm
-
-    tables = [ScoreTable.computed(rewards.dimensions, [])]
-    with tqdm(total=len(items), desc=f"score {label}", unit="image") as bar:
-        for start in range(0, len(items), _SCORE_BATCH):
-            rows = range(start, min(start + _SCORE_BATCH, len(items)))
-            # Encoded bytes, not paths: the scorers may be on another machine.
-            images = {row: files[row].read_bytes() for row in rows if files[row].is_file()}
-            gone = [None if row in images else f"{files[row]} is missing" for row in rows]
-            table = ScoreTable.computed(rewards.dimensions, [])
-            if images:
-                table = rewards.score(list(images.values()), [items[row].prompt for row in images])
-            tables.append(table.scatter(gone))
-            bar.update(len(rows))
-    return ScoreTable.concat(tables)
 
 
 def _prompts(config: CompareConfig, problems: list[dict[str, str]]) -> list[Prompt]:
@@ -196,10 +177,10 @@ def _generate(task: Task) -> list[list[float] | None]:
     return ratios
 
 
-def _score(task: Task, rewards: Rewards, contender: Contender) -> ScoreTable:
+def _score(task: Task, rewards: Rewards, kept: Kept, contender: Contender) -> ScoreTable:
     """Scores of all pictures of a model [N, D], shared among the processes."""
     items, files = task.processes.share(task.items), task.processes.share(task.files(contender))
-    own = score(rewards, items, files, contender.name)
+    own = score(rewards, items, files, contender.name, kept, quiet=not task.processes.first)
     rows = task.processes.collect(list(zip(own.values, own.errors, strict=True)), len(task.items))
     values, errors = zip(*rows, strict=True)
     return ScoreTable(own.dimensions, np.stack(values), tuple(errors))
@@ -222,7 +203,7 @@ def _sides(
         looks: list[Look] = task.processes.collect(own, count)
         distance = {"pixels": np.array([seen.pixels for seen in looks])}
         if embed is not None:
-            batches = [share(files)[i : i + _SCORE_BATCH] for i in range(0, len(share(files)), _SCORE_BATCH)]
+            batches = [share(files)[i : i + BATCH] for i in range(0, len(share(files)), BATCH)]
             parts = [row for batch in batches for row in embed(batch)]
             rows = np.stack(task.processes.collect(parts, count))
             embeddings = rows if contender is task.contenders[0] else embeddings

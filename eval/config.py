@@ -108,7 +108,7 @@ class CompareConfig:
         models: What is compared, in this order, instead of base, steps and LoRA as above. The first is the
             reference; the headline is about the last.
         published: A file with published figures to print beside these, see `eval.published`.
-        out: Where record, report and gallery are written; pictures already there are used again.
+        out: Where record, report and gallery are written; pictures and scores already there are used again.
         members: Pictures of each prompt, each from its own noise.
         max_prompts: Use only the first so many prompts; none: all.
         allow_duplicates: Accept equal texts in the prompt file.

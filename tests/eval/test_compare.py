@@ -106,7 +106,7 @@ def test_scores_that_fail_are_counted_and_named(
 
     monkeypatch.setattr("eval.compare.build_rewards", lambda source: LocalRewards([Flaky(None)]))
     with pytest.raises(NothingScored, match="the first reason is: planted"):
-        run(config(lora=str(lora)))
+        run(config(lora=str(lora), out=str(tmp_path / "none")))
 
 
 def test_pictures_survive_a_server_that_goes_away(
