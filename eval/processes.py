@@ -24,16 +24,22 @@ class Processes:
     """
 
     def __init__(self) -> None:
+        import atexit
         from datetime import timedelta
 
         import torch
         from accelerate import PartialState
 
+        from flow_grpo.distributed import hold_no_group
+
+        hold_no_group()
         # Without `cpu` accelerate does not connect processes where there is no GPU.
         self._state = PartialState(
             cpu=not torch.accelerator.is_available(), timeout=timedelta(hours=LAG_HOURS)
         )
         self.rank, self.count = self._state.process_index, self._state.num_processes
+        if self.count > 1:
+            atexit.register(self._state.destroy_process_group)
 
     @property
     def first(self) -> bool:

@@ -39,6 +39,7 @@ def connect(config: TrainConfig) -> Accelerator:
     from accelerate import Accelerator
     from accelerate.utils import InitProcessGroupKwargs
 
+    hold_no_group()
     patience = config.reward.ready_timeout + config.reward.max_outage + LAG
     accelerator = Accelerator(
         cpu=not torch.accelerator.is_available(),  # else accelerate does not connect processes on the CPU
@@ -48,6 +49,19 @@ def connect(config: TrainConfig) -> Accelerator:
     )
     settle_kind(accelerator)
     return accelerator
+
+
+def hold_no_group() -> None:
+    """To be called before processes connect, so that destroying their group ends its threads.
+
+    Functions of `torch.distributed.nn` have as a default the group that there is when the module is imported,
+    and diffusers imports it: a group that is there by then lives on in those defaults until Python ends. One
+    of its threads that is late to drop a tensor then finds Python gone, and takes the process with it after
+    all its work is done: "terminate called without an active exception", seen on a busy machine.
+    """
+    import torch.distributed.nn
+
+    assert torch.distributed.nn is not None
 
 
 def agreed(produce: Callable[[], T], pace: Pace = APART) -> T:

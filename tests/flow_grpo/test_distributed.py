@@ -96,3 +96,51 @@ def test_two_processes_of_which_one_is_killed_equal_one_undisturbed(arguments, t
 def test_the_processes_patience_covers_every_wait_that_the_configuration_allows(arguments):
     accelerator = connect(parse(arguments(reward__max_outage=7200, reward__ready_timeout=600)).config)
     assert accelerator.init_handler.timeout.total_seconds() > 7200 + 600
+
+
+ENDING = """
+import atexit, os, sys, torch
+
+def gloo_threads():
+    names = (open(f"/proc/self/task/{task}/comm").read() for task in os.listdir("/proc/self/task"))
+    return sum("gloo" in name for name in names)
+
+def say(text):
+    os.write(1, f"{text}\\n".encode())  # in one piece, whatever the other process says
+
+atexit.register(lambda: say(f"left: {gloo_threads()}"))  # the last of all to be called
+if sys.argv[1] == "train":
+    from flow_grpo.cli import parse
+    from flow_grpo.distributed import connect
+    accelerator = connect(parse(sys.argv[2:]).config)
+else:
+    from eval.processes import Processes
+    processes = Processes()
+from diffusers import FluxPipeline  # holds the group that there is, unless it was imported before
+torch.distributed.all_reduce(torch.ones(1))
+say(f"before: {gloo_threads() > 0}")
+if sys.argv[1] == "train":
+    accelerator.end_training()
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="threads are counted in /proc")
+@pytest.mark.parametrize("of", ["train", "eval"])
+def test_the_threads_of_a_group_end_before_python_does(of: str, arguments, tmp_path):
+    script = tmp_path / "ending.py"
+    script.write_text(ENDING)
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    environment = {
+        **os.environ,
+        "ACCELERATE_USE_CPU": "true",
+        "OMP_NUM_THREADS": "1",
+        "PYTHONPATH": str(ROOT),
+    }
+    command += [str(script), of, *arguments()]
+    ended = subprocess.run(
+        command, env=environment, cwd=ROOT, capture_output=True, text=True, timeout=600, check=False
+    )
+    assert ended.returncode == 0, ended.stderr[-3000:]
+    assert ended.stdout.count("before: True") == 2, ended.stdout
+    assert ended.stdout.count("left: 0") == 2, ended.stdout
