@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
 
@@ -57,9 +57,15 @@ def read_weights(file: Path) -> dict[str, torch.Tensor]:
     Raises:
         CheckpointError: the file is damaged, or holds something else than tensors.
     """
+    return read_with_settings(file)[0]
+
+
+def read_with_settings(file: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+    """As `read_weights`, and the numbers and texts that stand beside `state_dict`, or in the metadata."""
     try:
         if file.suffix == ".safetensors":
-            return load_file(file)
+            with safe_open(file, "pt") as opened:
+                return load_file(file), dict(opened.metadata() or {})
         content = torch.load(file, map_location="cpu", weights_only=True)
     except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError) as error:
         reason = str(error).partition("\n")[0]
@@ -72,7 +78,8 @@ def read_weights(file: Path) -> dict[str, torch.Tensor]:
     log.info(
         "%s: a torch file; python -m reward_plugin.scorers.weights %s turns it to safetensors", file, file
     )
-    return {name.removeprefix("module."): tensor for name, tensor in weights.items()}
+    settings = {name: value for name, value in content.items() if isinstance(value, str | int | float)}
+    return {name.removeprefix("module."): tensor for name, tensor in weights.items()}, settings
 
 
 def into_model(
@@ -138,9 +145,10 @@ def linear_stack(weights: Mapping[str, torch.Tensor], width: int, origin: Path) 
 def to_safetensors(file: Path) -> Path:
     """Write the weights of a torch file as safetensors beside it; the new file's path."""
     target = file.with_suffix(".safetensors")
-    weights = {name: tensor.clone().contiguous() for name, tensor in read_weights(file).items()}
+    weights, settings = read_with_settings(file)
     partial = target.with_name(f".{target.name}.{os.getpid()}")
-    save_file(weights, partial)
+    metadata = {name: str(value) for name, value in settings.items()}
+    save_file({name: tensor.clone().contiguous() for name, tensor in weights.items()}, partial, metadata)
     os.replace(partial, target)
     return target
 
