@@ -15,7 +15,7 @@ from transformers import CLIPModel, CLIPTokenizer
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
 from reward_plugin.errors import CheckpointError, ConfigError
-from reward_plugin.scorers import hpsv2, imagereward, laion, pickscore, weights
+from reward_plugin.scorers import hpsv2, imagereward, laion, open_clip, pickscore, weights
 from reward_plugin.scorers.pixel_values import centre_square, letterbox
 from reward_plugin.types import Scorer
 from tests.reward.helpers import plain
@@ -246,7 +246,7 @@ def test_wrong_options_are_named(folder: Path):
 
 def test_no_published_weight_is_dropped_or_doubled():
     shapes = random_weights(HPSV2["shapes"])
-    native = hpsv2.native_weights(shapes, "x")
+    native = open_clip.native_weights(shapes, "x")
     assert sum(t.numel() for t in native.values()) == sum(t.numel() for t in shapes.values())
     expected = random_weights(IMAGEREWARD["shapes"])
     kept = [part for parts in imagereward.split_weights(expected, "x") for part in parts.values()]
