@@ -104,7 +104,7 @@ def _content(name: str, key: str, value: Any, options: Mapping[str, Any]) -> str
         return fingerprint(value) if value.is_file() else None
     try:
         path = _source(name, key, str(value), options)
-        return None if path is None else fingerprint(path, weights=key not in SETTINGS_ONLY)
+        return None if path is None else fingerprint(path, weights=not _settings_only(name, key, options))
     except (RewardError, OSError):
         return None  # loading it will say what is wrong
 
@@ -113,13 +113,24 @@ def _source(name: str, key: str, value: str, options: Mapping[str, Any]) -> Path
     """The file or folder that a scorer reads for an option, downloaded as the scorer would."""
     from reward_plugin.source import find_folder
 
-    if key in SETTINGS_ONLY:
-        return find_folder(value, None, ("*.json", "*.txt"))
+    if _settings_only(name, key, options):
+        return find_folder(value, options.get("revision") if key == "path" else None, ("*.json", "*.txt"))
+    if (name, key) == ("unisim", "weights"):
+        return Path(value).expanduser()
     if stems := _weight_file(name, key, options):
         from reward_plugin.scorers.weights import find_file
 
         return find_file(value, stems, options.get("revision") if key == "path" else None)
     return find_folder(value, options.get("revision")) if key == "path" else None
+
+
+def _settings_only(name: str, key: str, options: Mapping[str, Any]) -> bool:
+    """Whether the settings of what an option names count, and no weights that lie there."""
+    if (name, key) == ("unisim", "path"):
+        from reward_plugin.unisim.loading import replaces_base
+
+        return replaces_base(options["weights"])
+    return key in SETTINGS_ONLY
 
 
 def _weight_file(name: str, key: str, options: Mapping[str, Any]) -> Sequence[str]:

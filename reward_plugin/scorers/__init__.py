@@ -24,6 +24,7 @@ from reward_plugin.scorers import (
     prefixed,
     pyiqa,
     unipercept,
+    unisim,
 )
 from reward_plugin.types import Scorer
 
@@ -34,6 +35,7 @@ SCORERS: dict[str, Callable[..., Scorer]] = {
     "pickscore": pickscore.build,  # pickscore: about 18 to 24
     "hpsv2": hpsv2.build,  # hpsv2: a cosine, about 0.15 to 0.35
     "imagereward": imagereward.build,  # imagereward: mean 0, deviation 1
+    "unisim": unisim.build,  # unisim_adherence, unisim_quality and more: 100 times a cosine
     "laion": laion.build,  # laion_aesthetic: 1 to 10
     "ocr": ocr.build,  # ocr: 0 to 1
     "pixels": pixels.build,  # colourfulness, saturation, sharpness, grid_energy

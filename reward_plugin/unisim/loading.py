@@ -19,6 +19,15 @@ if TYPE_CHECKING:
     from transformers import CLIPModel, CLIPTokenizer
 
 
+#: What is read of a base whose weights are replaced.
+SETTINGS = ("*.json", "*.txt")
+
+
+def replaces_base(weights: str | None) -> bool:
+    """Whether these weights stand in place of all of the base's, so that it gives its settings alone."""
+    return weights is not None and not (Path(weights).expanduser() / CONFIG).is_file()
+
+
 def load_clip(
     path: str,
     weights: str | None = None,
@@ -43,26 +52,24 @@ def load_clip(
     """
     from transformers import CLIPModel
 
-    if weights is None:
-        folder = find_folder(path, revision)
-        return load_model(CLIPModel, folder, dtype), *load_processing(folder)
-    place = Path(weights).expanduser()
-    if (place / CONFIG).is_file():
-        folder = find_folder(path, revision)
-        base = load_model(CLIPModel, folder, torch.float32)
-        model = apply(base, merge_adapter(base.state_dict(), place), place).to(dtype)
-    elif (place / "config.json").is_file():
-        folder = find_folder(path, revision, ("*.json", "*.txt"))
-        model = load_model(CLIPModel, place, dtype)
-    elif place.is_file():
-        folder = find_folder(path, revision, ("*.json", "*.txt"))
-        model = _from_file(folder, place, dtype, alpha)
-    else:
+    place = None if weights is None else Path(weights).expanduser()
+    if place is not None and not any(map(Path.is_file, (place, place / CONFIG, place / "config.json"))):
         raise CheckpointError(
             f"{weights}: neither a weight file, nor a folder with {CONFIG} or config.json; give UniSim's "
             "published file, a file of open_clip's, an adapter folder, or the folder of a CLIPModel"
         )
-    return model, *load_processing(folder)
+    folder = find_folder(path, revision, SETTINGS) if replaces_base(weights) else find_folder(path, revision)
+    tokenizer, processor = load_processing(folder)
+    if place is None:
+        model = load_model(CLIPModel, folder, dtype)
+    elif place.is_file():
+        model = _from_file(folder, place, dtype, alpha)
+    elif replaces_base(weights):
+        model = load_model(CLIPModel, place, dtype)
+    else:
+        base = load_model(CLIPModel, folder, torch.float32)
+        model = apply(base, merge_adapter(base.state_dict(), place), place).to(dtype)
+    return model, tokenizer, processor
 
 
 def _from_file(folder: Path, file: Path, dtype: torch.dtype, alpha: float | None) -> CLIPModel:
