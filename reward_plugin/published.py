@@ -58,7 +58,7 @@ _VISION_FIELDS: Mapping[str, tuple[str, Any]] = {
 }
 
 #: what of the published `llm_config` describes the network; the rest is generation defaults of its day
-_TEXT_FIELDS = (
+TEXT_FIELDS = (
     "vocab_size",
     "hidden_size",
     "intermediate_size",
@@ -106,7 +106,7 @@ def native_config(raw: Mapping[str, Any], image_token_id: int, origin: str | Pat
         if raw.get(key, value) != value:
             raise CheckpointError(f"{origin}: config {key} is {raw[key]!r}; only {value!r} is supported")
     vision = {name: raw["vision_config"].get(*source) for name, source in _VISION_FIELDS.items()}
-    text = {name: raw["llm_config"][name] for name in _TEXT_FIELDS if name in raw["llm_config"]}
+    text = {name: raw["llm_config"][name] for name in TEXT_FIELDS if name in raw["llm_config"]}
     kept = {name: raw[name] for name in ("system_message", "force_image_size") if name in raw}
     return InternVLConfig(
         vision_config=InternVLVisionConfig(**vision, use_mean_pooling=True),

@@ -1,6 +1,5 @@
 """UniSim as a metric: its numbers are the formulas' on the encoder's embeddings, and failures stay apart."""
 
-
 import numpy as np
 import pytest
 
