@@ -70,7 +70,7 @@ class UniSimScorer:
             values[prompted, column] = 100 * formulas.similarity(vectors[prompted], texts)
             for i in set(range(len(images))).difference(prompted):
                 reasons[i] = reasons[i] or NO_PROMPT
-        missing = np.isnan(values).any(axis=1)
+        missing = np.atleast_1d(np.isnan(values).any(axis=1))
         return ScoreTable(
             self.dimensions,
             values,

@@ -14,6 +14,7 @@ from transformers.models.clip.image_processing_pil_clip import CLIPImageProcesso
 
 from reward_plugin.errors import CheckpointError, ConfigError
 from reward_plugin.scorers import hpsv2
+from reward_plugin.types import ImageLike
 from reward_plugin.unisim.encoder import NOT_FINITE, Encoder
 from reward_plugin.unisim.layout import TARGETS, write_published
 from tests.reward.helpers import plain
@@ -102,7 +103,13 @@ def test_a_small_cache_forgets_and_still_answers(items: int, encoded: int, folde
 def test_what_cannot_be_read_is_nan_with_its_reason_and_costs_nothing_else(folder: Path, tmp_path: Path):
     picture = plain(9, 200)
     encoder = load(folder)
-    images = [b"junk", picture, str(tmp_path / "none.png"), PIL.Image.new("RGB", (1, 2000)), picture]
+    images: list[ImageLike] = [
+        b"junk",
+        picture,
+        str(tmp_path / "none.png"),
+        PIL.Image.new("RGB", (1, 2000)),
+        picture,
+    ]
     rows, errors = encoder.embed_images(images)
     assert np.isnan(rows[[0, 2, 3]]).all() and np.isfinite(rows[[1, 4]]).all()
     assert "not one of PNG" in (errors[0] or "") and "no such file" in (errors[2] or "")

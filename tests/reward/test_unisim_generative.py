@@ -250,7 +250,7 @@ def test_what_cannot_be_asked_costs_only_itself(folder: Path):
         if reason is None:
             assert answer == judge.answer([QUESTIONS[1]])[0] and answer.text
         else:
-            assert answer.choice is answer.text is None and re.search(reason, answer.error or "")
+            assert answer.choice is None and answer.text is None and re.search(reason, answer.error or "")
     assert judge.answer([]) == []
 
 

@@ -122,7 +122,7 @@ def test_an_answer_is_read_strictly(text: str, choices: tuple[str, ...], index: 
     ],
 )
 def test_instructions_of_ones_own_must_ask_the_same(change: dict[str, str | None], reason: str):
-    changed = {name: text for name, text in (INSTRUCTIONS | change).items() if text is not None}
+    changed = {name: text for name, text in {**INSTRUCTIONS, **change}.items() if text is not None}
     with pytest.raises(ConfigError, match=reason):
         check_instructions(changed)
     check_instructions(INSTRUCTIONS)

@@ -42,7 +42,7 @@ def perturb(model: torch.nn.Module) -> None:
             if "lora_A" in name:  # which PEFT draws
                 weight.copy_(torch.randn(weight.shape, generator=generator) / weight.shape[1] ** 0.5)
             elif "lora_B" in name or "visual_projection" in name:
-                weight += 0.2 * torch.randn(weight.shape, generator=generator)
+                weight.add_(torch.randn(weight.shape, generator=generator), alpha=0.2)
 
 
 def tuned(base: CLIPModel, rank: int = 16, **options: Any) -> CLIPModel:

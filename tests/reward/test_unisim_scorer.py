@@ -2,6 +2,7 @@
 
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -87,7 +88,8 @@ def test_the_formula_changes_the_ratings_and_their_range(place: Path):
 def test_without_a_prompt_only_the_adherence_is_missing(place: Path):
     scorer = build(place)
     whole = scorer.score([plain(9, 200)], ["a cup"]).values[0]
-    table = scorer.score([b"junk", *[plain(9, 200)] * 3], ["a cup", "a cup", " ", None])
+    prompts: list[Any] = ["a cup", "a cup", " ", None]
+    table = scorer.score([b"junk", *[plain(9, 200)] * 3], prompts)
     assert "not one of PNG" in (table.errors[0] or "") and np.isnan(table.values[0]).all()
     np.testing.assert_array_equal(table.values[1:], [whole, [np.nan, whole[1]], [np.nan, whole[1]]])
     assert table.errors[1] is None and "no prompt was given" in (table.errors[2] or "")
@@ -111,7 +113,7 @@ def test_a_server_gives_the_same_scores(place: Path):
     scorer = build(place, dimensions=list(DIMENSIONS))
     expected = build(place, dimensions=list(DIMENSIONS)).score(IMAGES, PROMPTS)
     with TestClient(build_app([scorer])) as client:
-        request = ScoreRequest([to_png(image) for image in IMAGES], prompts=PROMPTS)
+        request = ScoreRequest(tuple(to_png(image) for image in IMAGES), prompts=tuple(PROMPTS))
         kind, body = encode_request(request)
         response = client.post("/v1/score", content=body, headers={"Content-Type": kind})
         listed = client.get("/v1/scorers").json()
