@@ -146,9 +146,7 @@ def native_names(published: Mapping[str, torch.Tensor], tied: bool) -> dict[str,
             continue
         name = old
         for pattern, replacement in _RULES:
-            name, found = pattern.subn(replacement, name)
-            if found:
-                break
+            name = pattern.sub(replacement, name)
         native[name] = tensor
     return native
 

@@ -17,6 +17,7 @@ from reward_plugin.scorers import hpsv2
 from reward_plugin.types import ImageLike
 from reward_plugin.unisim.encoder import NOT_FINITE, Encoder
 from reward_plugin.unisim.layout import TARGETS, write_published
+from reward_plugin.unisim.recent import Recent
 from tests.reward.helpers import plain
 from tests.reward.published import golden, pictures, random_weights, save_clip
 
@@ -98,6 +99,15 @@ def test_a_small_cache_forgets_and_still_answers(items: int, encoded: int, folde
         np.testing.assert_allclose(rows, expected[[*range(5), 0]], atol=2e-6)
     encoder.embed_images([images[2]])
     assert encoder.counts.pictures == encoded
+
+
+def test_the_least_recently_used_goes_first():
+    recent = Recent(2)
+    for key in (b"a", b"b"):
+        recent.keep(key, np.array([1.0]))
+    assert recent.get(b"a") is not None
+    recent.keep(b"c", np.array([1.0]))
+    assert (b"a" in recent, b"b" in recent, b"c" in recent, len(recent)) == (True, False, True, 2)
 
 
 def test_what_cannot_be_read_is_nan_with_its_reason_and_costs_nothing_else(folder: Path, tmp_path: Path):

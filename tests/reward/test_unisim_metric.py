@@ -70,6 +70,13 @@ def test_every_task_is_answered_by_its_own_formula(metric: UniSim):
         assert answer == metric.choose(question.task, question.images, question.texts, question.attribute)
 
 
+def test_the_odd_one_is_found_wherever_it_stands(metric: UniSim):
+    odd, *others = IMAGES[0], IMAGES[1], IMAGES[1].rotate(3)
+    for place in range(3):
+        images = [*others[:place], odd, *others[place:]]
+        assert metric.choose("ooo", images).choice == place
+
+
 def test_swapping_the_choices_swaps_the_answer(metric: UniSim):
     first, other = (
         metric.choose("iqa", images, formula="clip_iqa") for images in (IMAGES[:2], IMAGES[1::-1])

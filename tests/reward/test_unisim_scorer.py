@@ -98,6 +98,7 @@ def test_without_a_prompt_only_the_adherence_is_missing(place: Path):
     alone = scorer.score([plain(9, 200)])
     np.testing.assert_array_equal(alone.values, [[np.nan, whole[1]]])
     assert build(place, dimensions=["unisim_quality"]).score([plain(9, 200)]).errors == (None,)
+    assert "not one of PNG" in (scorer.score([b"junk"]).errors[0] or "")
     assert scorer.score([]).values.shape == (0, 2)
 
 
