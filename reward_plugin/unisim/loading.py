@@ -40,8 +40,8 @@ def load_clip(
 
     Args:
         path: folder or hub id of a `CLIPModel` in transformers' layout: the base.
-        weights: what to put in place of the base's weights: a file in UniSim's published layout, or of
-            open_clip's; an adapter folder of PEFT; or the folder of another `CLIPModel`. Of the base only
+        weights: what to put in place of the base's weights: a file in UniSim's published layout, in
+            transformers' names or in open_clip's; an adapter folder of PEFT; or the folder of another `CLIPModel`. Of the base only
             config, tokenizer and preprocessing are read then, unless there is an adapter to add to it.
         dtype: of the weights and of what they compute; adapters are merged in float32.
         revision: branch, tag or commit of a hub id given as `path`.

@@ -145,7 +145,7 @@ def test_what_the_model_cannot_embed_is_nan_and_is_not_kept(folder: Path):
 
 @pytest.fixture(scope="module")
 def tuned(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Four layouts of one tuned model, and `base` without weights."""
+    """Five layouts of one tuned model, and `base` without weights."""
     place = tmp_path_factory.mktemp("tuned")
     model = CLIPModel.from_pretrained(folder)
     untouched = copy.deepcopy(model.visual_projection.state_dict())
@@ -160,6 +160,8 @@ def tuned(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     model.vision_model.save_pretrained(place / "adapter")
     model.vision_model = model.vision_model.merge_and_unload()
     model.save_pretrained(place / "merged")
+    ids = {"text_model.embeddings.position_ids": torch.arange(77)[None]}  # as older versions save them
+    torch.save({**model.state_dict(), **ids}, place / "pytorch_model.bin")
     shutil.copytree(folder, place / "whole")
     model.save_pretrained(place / "whole")
     shutil.copytree(folder, place / "base", ignore=shutil.ignore_patterns("*.safetensors"))
@@ -168,8 +170,14 @@ def tuned(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize(
     ("base", "weights"),
-    [("base", "unisim.pt"), (None, "adapter"), ("base", "merged"), ("whole", None)],
-    ids=["published", "adapter", "merged", "whole"],
+    [
+        ("base", "unisim.pt"),
+        (None, "adapter"),
+        ("base", "merged"),
+        ("whole", None),
+        ("base", "pytorch_model.bin"),
+    ],
+    ids=["published", "adapter", "merged", "whole", "torch"],
 )
 def test_every_layout_gives_the_same_model(base: str | None, weights: str | None, folder: Path, tuned: Path):
     encoder = load(tuned / base if base else folder, tuned / weights if weights else None)
