@@ -41,8 +41,9 @@ def load_clip(
     Args:
         path: folder or hub id of a `CLIPModel` in transformers' layout: the base.
         weights: what to put in place of the base's weights: a file in UniSim's published layout, in
-            transformers' names or in open_clip's; an adapter folder of PEFT; or the folder of another `CLIPModel`. Of the base only
-            config, tokenizer and preprocessing are read then, unless there is an adapter to add to it.
+            transformers' names or in open_clip's; an adapter folder of PEFT; or the folder of another
+            `CLIPModel`. Of the base only config, tokenizer and preprocessing are read then, unless there is
+            an adapter to add to it.
         dtype: of the weights and of what they compute; adapters are merged in float32.
         revision: branch, tag or commit of a hub id given as `path`.
         alpha: LoRA's alpha of a published file that does not say; None: 32 at rank 16.
