@@ -32,6 +32,12 @@ LABELS = {
     "laion_aesthetic": "LAION aesthetics",
     "artimuse": "ArtiMuse",
     "ocr": "Text read back (OCR)",
+    "unisim_adherence": "Adherence (UniSim)",
+    "unisim_quality": "Quality (UniSim)",
+    "unisim_brightness": "Brightness (UniSim)",
+    "unisim_colorfulness": "Colourfulness (UniSim)",
+    "unisim_contrast": "Contrast (UniSim)",
+    "unisim_sharpness": "Sharpness (UniSim)",
 }
 _ROLES = ("reward", "trained", "held_out", "distance")
 _DISTANCES = {PIXEL_DISTANCE: "pixels", CLIP_DISTANCE: "clip"}
