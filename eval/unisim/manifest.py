@@ -29,12 +29,13 @@ FORMAT = "unisim-bench manifest"
 VERSION = 1
 #: How many of the rows that were left out a manifest names; it counts all.
 NAMED = 200
-#: Key of the first line -> its type. `ir` has two more.
+#: Key of the first line -> its type. `ir` has two more, and there is a count where one was asked for.
 _HEADER = {
     "format": str, "version": int, "dataset": str, "task": str, "split": str, "seed": int, "samples": int,
     "left_out_count": int, "left_out": list, "notes": list,
 }  # fmt: skip
 _GALLERY = {"gallery": list, "gallery_sha256": list}
+_OPTIONAL = {"count": int}
 #: Key of a question's line -> its type; the first three are always there.
 _LINE = {
     "id": str, "images": list, "sha256": list, "texts": list, "label": int, "attribute": str,
@@ -66,6 +67,7 @@ class Manifest:
         left_out: The first `NAMED` rows that are no question.
         left_out_count: How many there are in all.
         notes: What a reader must know, one sentence each.
+        count: How many questions were asked for, which may be more than there are; None: all.
         digest: SHA-256 of the file; empty before it is written.
     """
 
@@ -79,6 +81,7 @@ class Manifest:
     left_out: tuple[LeftOut, ...] = ()
     left_out_count: int = 0
     notes: tuple[str, ...] = ()
+    count: int | None = None
     digest: str = field(default="", compare=False)
 
     def __post_init__(self) -> None:
@@ -173,7 +176,7 @@ def read_manifest(path: Path) -> Manifest:
             f"this reads {FORMAT!r}, version {VERSION}"
         )
     keys = {**_HEADER, **(_GALLERY if header.get("task") == "ir" else {})}
-    check_keys(header, keys, tuple(keys), f"{path}:1", head)
+    check_keys(header, {**keys, **_OPTIONAL}, tuple(keys), f"{path}:1", head)
     _check_header(header, f"{path}:1")
     if len(lines) - 1 != header["samples"]:
         raise ValueError(
@@ -199,6 +202,7 @@ def read_manifest(path: Path) -> Manifest:
             tuple(LeftOut(**entry) for entry in header["left_out"]),
             header["left_out_count"],
             tuple(header["notes"]),
+            header.get("count"),
             hashlib.sha256(content).hexdigest(),
         )
     except ValueError as error:
@@ -209,6 +213,8 @@ def _header(manifest: Manifest) -> dict[str, Any]:
     header: dict[str, Any] = {"format": FORMAT, "version": VERSION}
     header |= {key: getattr(manifest, key) for key in ("dataset", "task", "split", "seed")}
     header["samples"] = len(manifest.samples)
+    if manifest.count is not None:
+        header["count"] = manifest.count
     header["left_out_count"] = manifest.left_out_count
     header["left_out"] = [{"where": row.where, "reason": row.reason} for row in manifest.left_out]
     header["notes"] = list(manifest.notes)

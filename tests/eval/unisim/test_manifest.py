@@ -24,6 +24,7 @@ PAIRS = Manifest(
     left_out=(LeftOut("row 3", "tie"),),
     left_out_count=4,
     notes=("Drawn here.",),
+    count=5,
 )
 RANKING = Manifest(
     "roxford5k",
