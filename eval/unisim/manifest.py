@@ -64,7 +64,7 @@ class Manifest:
         samples: The questions; at least one.
         gallery: Names of the pictures that `ir` ranks, in the order that its indices mean; else empty.
         hashes: Name of a picture -> SHA-256 of its file, for every picture of the questions and the gallery.
-        left_out: The first `NAMED` rows that are no question.
+        left_out: Rows that are no question; of many, the first and the last, `NAMED` together.
         left_out_count: How many there are in all.
         notes: What a reader must know, one sentence each.
         count: How many questions were asked for, which may be more than there are; None: all.
@@ -284,5 +284,7 @@ def _check_header(header: Mapping[str, Any], where: str) -> None:
 
 
 def bounded(rows: Sequence[LeftOut]) -> tuple[tuple[LeftOut, ...], int]:
-    """What a manifest names of the rows that were left out, and how many there are."""
-    return tuple(rows[:NAMED]), len(rows)
+    """What a manifest names of the rows that were left out, the first and last of many, and their number."""
+    if len(rows) <= NAMED:
+        return tuple(rows), len(rows)
+    return (*rows[: NAMED // 2], *rows[-NAMED // 2 :]), len(rows)

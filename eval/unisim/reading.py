@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeGuard
 
 from eval.unisim.datasets import DATASETS, Dataset
 from eval.unisim.lines import check_name
@@ -179,7 +179,7 @@ def finite(value: object) -> float | None:
     return found if math.isfinite(found) else None
 
 
-def readable(value: object) -> bool:
+def readable(value: object) -> TypeGuard[str]:
     """Whether a value is a text that is not blank and that UTF-8 can hold."""
     if not isinstance(value, str) or not value.strip():
         return False

@@ -39,7 +39,11 @@ def magicbrush(ask: Ask) -> Drawn:
 def hq_edit_images(ask: Ask) -> Drawn:
     """For each of an edit's two texts, which of its pictures fits: before and after, in this order."""
     drawn = Drawn()
-    for index, images, texts in _edits(ask, drawn):
+    for index, where, images, texts in _edits(ask, drawn):
+        problem = ask.files.problem(images)
+        if problem:
+            drawn.leave(where, problem)
+            continue
         for label in (0, 1):
             drawn.samples.append(Sample(f"{index:05d}/{label}", "it_2afc", images, (texts[label],), label))
     drawn.samples = chosen(drawn.samples, ask.count, lambda sample: sample.id, ask.seed, "hq_edit")
@@ -49,31 +53,27 @@ def hq_edit_images(ask: Ask) -> Drawn:
 def hq_edit_texts(ask: Ask) -> Drawn:
     """For each of an edit's two pictures, which of its texts fits: before and after, in this order."""
     drawn = Drawn()
-    for index, images, texts in _edits(ask, drawn):
+    for index, where, images, texts in _edits(ask, drawn):
         for label in (0, 1):
+            problem = ask.files.problem([images[label]])
+            if problem:
+                drawn.leave(where, problem)
+                continue
             drawn.samples.append(Sample(f"{index:05d}/{label}", "text_2afc", (images[label],), texts, label))
     drawn.samples = chosen(drawn.samples, ask.count, lambda sample: sample.id, ask.seed, "hq_edit")
     return drawn
 
 
-def _edits(ask: Ask, drawn: Drawn) -> Iterator[tuple[int, tuple[str, str], tuple[str, str]]]:
-    """Number, pictures and texts, each before and after the edit."""
+def _edits(ask: Ask, drawn: Drawn) -> Iterator[tuple[int, str, tuple[str, str], tuple[str, str]]]:
+    """Number and place of an entry, and its pictures and texts, each before and after the edit."""
     for index, where, entry in _entries(ask, drawn, "HQ-Edit"):
         before, after = entry.get("input"), entry.get("output")
-        problem = ask.files.problem(entry["image"])
-        if (
-            not isinstance(before, str)
-            or not isinstance(after, str)
-            or not readable(before)
-            or not readable(after)
-        ):
+        if not readable(before) or not readable(after):
             drawn.leave(where, "lacks a text as input or as output")
-        elif problem:
-            drawn.leave(where, problem)
         elif before.strip() == after.strip():
             drawn.leave(where, "a tie: input and output are the same text")
         else:
-            yield index, (entry["image"][0], entry["image"][1]), (before, after)
+            yield index, where, (entry["image"][0], entry["image"][1]), (before, after)
     drawn.notes.append(
         "Both questions of an edit have its pictures and texts in the published order: before, after."
     )

@@ -6,6 +6,7 @@ each prompt as of the others, and each set of pictures is asked at most once.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from itertools import combinations
 from typing import Any
 
@@ -33,7 +34,7 @@ def hpdv2_of(size: int) -> Reader:
 
 def _test(ask: Ask, size: int) -> Drawn:
     drawn = Drawn()
-    entries: dict[str, tuple[str, list[tuple[float, str]]]] = {}
+    entries: dict[str, tuple[str, dict[int, tuple[float, str]]]] = {}
     candidates: dict[str, list[tuple[str, tuple[int, ...]]]] = {}
     for index, (where, entry) in enumerate(read_list(ask.file("hpdv2/test.json"))):
         pictures = _pictures(ask, drawn, where, entry)
@@ -41,7 +42,7 @@ def _test(ask: Ask, size: int) -> Drawn:
             continue
         group = f"{index:04d}"
         entries[group] = entry["prompt"], pictures
-        sets = list(combinations(range(len(pictures)), size))
+        sets = list(combinations(pictures, size))
         clear = [places for places in sets if _best(pictures, places) is not None]
         if len(clear) < len(sets):
             drawn.leave(where, f"{len(sets) - len(clear)} ties: sets of {size} whose lowest rank is shared")
@@ -62,7 +63,7 @@ def _test(ask: Ask, size: int) -> Drawn:
     return drawn
 
 
-def _best(pictures: list[tuple[float, str]], places: tuple[int, ...]) -> int | None:
+def _best(pictures: Mapping[int, tuple[float, str]], places: tuple[int, ...]) -> int | None:
     """The place of lowest rank, which is what people like best; None where two share it."""
     lowest = min(pictures[place][0] for place in places)
     found = [place for place in places if pictures[place][0] == lowest]
@@ -71,8 +72,8 @@ def _best(pictures: list[tuple[float, str]], places: tuple[int, ...]) -> int | N
 
 def _pictures(
     ask: Ask, drawn: Drawn, where: str, entry: dict[str, Any] | None
-) -> list[tuple[float, str]] | None:
-    """Rank and name of an entry's pictures, without those that are missing; None where it is no entry."""
+) -> dict[int, tuple[float, str]] | None:
+    """Place -> rank and name of an entry's pictures that are there; None where it is no entry."""
     images, ranks = (entry.get("image_path"), entry.get("rank")) if entry else (None, None)
     if (
         entry is None
@@ -88,16 +89,16 @@ def _pictures(
     if _CORRUPT & set(images):
         drawn.leave(where, "has a picture that is published as corrupt")
         return None
-    found: list[tuple[float, str]] = []
+    found: dict[int, tuple[float, str]] = {}
     names: set[str] = set()
-    for image, rank in zip(images, ranks, strict=True):
+    for place, (image, rank) in enumerate(zip(images, ranks, strict=True)):
         name = f"hpdv2/{ask.split}/{image}"
         problem = ask.files.problem([name])
         if problem or name in names:
             drawn.leave(where, problem or f"repeats {name}")
             continue
         names.add(name)
-        found.append((float(rank), name))
+        found[place] = float(rank), name
     return found
 
 
@@ -109,10 +110,10 @@ def _train(ask: Ask) -> Drawn:
         pictures = _pictures(ask, drawn, where, {**entry, "rank": ranks} if entry else None)
         if pictures is None or entry is None or len(pictures) != 2:
             continue
-        if pictures[0][0] == pictures[1][0]:
+        good, bad = sorted(pictures.values())
+        if good[0] == bad[0]:
             drawn.leave(where, "a tie: both pictures have the same preference")
             continue
-        good, bad = sorted(pictures)
         images, label = placed(good[1], bad[1], ask.seed, "hpdv2", index)
         drawn.samples.append(Sample(f"{index:06d}", "it_2afc", images, (entry["prompt"],), label))
     drawn.samples = chosen(drawn.samples, ask.count, lambda sample: sample.id, ask.seed, "hpdv2")

@@ -17,9 +17,13 @@ _LOW, _HIGH = 0.4, 0.6
 def pieapp_pairs(ask: Ask) -> Drawn:
     """Which of two distorted pictures is closer to the reference."""
     drawn = Drawn()
-    for reference, first, other, share in _rows(ask, drawn):
+    for where, reference, first, other, share in _rows(ask, drawn):
         name = f"{reference}/{_stem(first)}/{_stem(other)}"
         images = _images(ask, reference, first, other)
+        problem = ask.files.problem(images)
+        if problem:
+            drawn.leave(where, problem)
+            continue
         drawn.samples.append(Sample(name, "img_2afc", images, label=int(share < 0.5)))
     drawn.samples = chosen(drawn.samples, ask.count, lambda sample: sample.id, ask.seed, "pieapp")
     return drawn
@@ -29,11 +33,15 @@ def pieapp_quality(ask: Ask) -> Drawn:
     """Which is better: the reference or a distorted picture; each distorted picture once."""
     drawn = Drawn()
     distorted = dict.fromkeys(
-        (reference, name) for reference, first, other, _ in _rows(ask, drawn) for name in (first, other)
+        (reference, name) for _, reference, first, other, _ in _rows(ask, drawn) for name in (first, other)
     )
     for reference, name in distorted:
         key = f"{reference}/{_stem(name)}"
         good, bad = _images(ask, reference, name)
+        problem = ask.files.problem((good, bad))
+        if problem:
+            drawn.leave(key, problem)
+            continue
         images, label = placed(good, bad, ask.seed, "pieapp", key)
         drawn.samples.append(Sample(key, "iqa", images, label=label))
     drawn.samples = chosen(drawn.samples, ask.count, lambda sample: sample.id, ask.seed, "pieapp")
@@ -44,8 +52,8 @@ def pieapp_quality(ask: Ask) -> Drawn:
     return drawn
 
 
-def _rows(ask: Ask, drawn: Drawn) -> Iterator[tuple[str, str, str, float]]:
-    """Reference, first, other, and the share of people who prefer the first; in the order of the list."""
+def _rows(ask: Ask, drawn: Drawn) -> Iterator[tuple[str, str, str, str, float]]:
+    """Where a pair stands, its reference, first and other picture, and the share of people for the first."""
     column = "preference for A" if ask.split == "test" else "processed preference for A"
     unsure = itself = 0
     seen: dict[frozenset[str], str] = {}
@@ -66,13 +74,11 @@ def _rows(ask: Ask, drawn: Drawn) -> Iterator[tuple[str, str, str, float]]:
                 itself += 1
             elif _LOW <= share <= _HIGH:
                 unsure += 1
-            elif problem := ask.files.problem(_images(ask, reference, first, other)):
-                drawn.leave(where, problem)
             elif first == other or frozenset((first, other)) in seen:
                 drawn.leave(where, f"repeats the pair of {seen.get(frozenset((first, other)), 'itself')}")
             else:
                 seen[frozenset((first, other))] = where
-                yield reference, first, other, share
+                yield where, reference, first, other, share
     drawn.notes.append(
         f"{unsure} pairs with a preference of {_LOW} to {_HIGH} are not asked, nor are {itself} in which "
         "the reference is one of the two, as published."

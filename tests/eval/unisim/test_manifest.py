@@ -151,4 +151,6 @@ def test_a_manifest_holds_together() -> None:
 def test_many_left_out_are_counted_and_some_named() -> None:
     rows = [LeftOut(f"row {number}", "tie") for number in range(NAMED + 5)]
     named, count = bounded(rows)
-    assert named == tuple(rows[:NAMED]) and count == NAMED + 5
+    assert count == NAMED + 5 and len(named) == NAMED
+    assert named[: NAMED // 2] == tuple(rows[: NAMED // 2]) and named[-1] == rows[-1]
+    assert bounded(rows[:3]) == (tuple(rows[:3]), 3)

@@ -287,7 +287,7 @@ def cifar100(root: Path) -> None:
 
 
 def batch_of_python2(data: bytes, labels: Sequence[int]) -> bytes:
-    """The bytes of Python 2 that CIFAR's batches are: texts without encoding, an array with its data as one."""
+    """Such bytes of Python 2 as CIFAR's batches are: texts without encoding, and an array's data as one."""
 
     def text(value: bytes) -> bytes:
         return b"T" + struct.pack("<i", len(value)) + value
@@ -296,7 +296,8 @@ def batch_of_python2(data: bytes, labels: Sequence[int]) -> bytes:
         return b"J" + struct.pack("<i", value)
 
     array = (
-        b"cnumpy.core.multiarray\n_reconstruct\n(cnumpy\nndarray\n" + number(0) + b"\x85" + text(b"b") + b"tR("
+        b"cnumpy.core.multiarray\n_reconstruct\n(cnumpy\nndarray\n" + number(0) + b"\x85"
+        + text(b"b") + b"tR("
         + number(1) + number(len(labels)) + number(3072) + b"\x86"
         + b"cnumpy\ndtype\n(" + text(b"u1") + number(0) + number(1) + b"tR("
         + number(3) + text(b"|") + b"NNN" + number(-1) + number(-1) + number(0) + b"tb"
