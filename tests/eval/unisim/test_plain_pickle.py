@@ -10,7 +10,7 @@ import pytest
 
 from eval.unisim import plain_pickle
 from eval.unisim.plain_pickle import read_plain_pickle
-from tests.eval.unisim.worlds import batch_of_python2
+from tests.eval.unisim.worlds_ooo_ir import batch_of_python2
 
 
 def _read(tmp_path: Path, content: bytes) -> Any:

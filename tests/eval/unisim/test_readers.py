@@ -13,7 +13,7 @@ from eval.unisim.hashes import check_pictures
 from eval.unisim.manifest import Manifest
 from eval.unisim.prepare import manifest_path, prepare
 from eval.unisim.readers import READERS
-from tests.eval.unisim.worlds import WORLDS
+from tests.eval.unisim.miniatures import WORLDS
 
 #: Those where nothing is drawn: the data set fixes questions and order.
 FIXED = {"img_2afc/nights", "img_2afc/bapps", "img_2afc/pieapp", "it_2afc/hq_edit", "text_2afc/hq_edit",
