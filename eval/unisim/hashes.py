@@ -13,7 +13,6 @@ from itertools import islice
 from pathlib import Path
 
 from eval.unisim.manifest import Manifest
-from flow_grpo.files import replacing
 
 #: So many files are hashed between two writes of the cache: what an interruption costs.
 _EVERY = 2000
@@ -151,6 +150,9 @@ def _remembered(cache: Path | None) -> dict[str, _Entry]:
 
 
 def _remember(cache: Path, known: Mapping[str, _Entry]) -> None:
+    """Write the cache whole. It is not flushed to disk: what a power failure takes is found again."""
     cache.parent.mkdir(parents=True, exist_ok=True)
-    with replacing(cache) as beside, open(beside, "w", encoding="utf-8") as file:
+    beside = cache.with_name(f".{cache.name}.{os.getpid()}.tmp")
+    with open(beside, "w", encoding="utf-8") as file:
         json.dump({path: [e.size, e.modified, e.sha256, e.problem] for path, e in known.items()}, file)
+    os.replace(beside, cache)

@@ -42,6 +42,10 @@ def check_items(values: Sequence[object], kind: type, where: str, key: str) -> N
 
 def check_name(name: str) -> str:
     """The name, if it is one of a file below the data root."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        raise ValueError(f"image {name!r}; a name must be Unicode") from None
     if not name or name.startswith("/") or "\\" in name or "\0" in name or ".." in name.split("/"):
         raise ValueError(
             f"image {name!r}; a name is below the data root, with forward slashes and without .."

@@ -87,7 +87,8 @@ class Drawn:
     gallery: tuple[str, ...] = ()
 
     def leave(self, where: str, reason: str) -> None:
-        """Leave a row out."""
+        """Leave a row out. What UTF-8 cannot hold of a bad row is written as an escape."""
+        where, reason = (text.encode("utf-8", "backslashreplace").decode() for text in (where, reason))
         self.left_out.append(LeftOut(where, reason))
 
 

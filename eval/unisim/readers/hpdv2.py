@@ -74,7 +74,8 @@ def _pictures(
     ask: Ask, drawn: Drawn, where: str, entry: dict[str, Any] | None
 ) -> dict[int, tuple[float, str]] | None:
     """Place -> rank and name of an entry's pictures that are there; None where it is no entry."""
-    images, ranks = (entry.get("image_path"), entry.get("rank")) if entry else (None, None)
+    images: Any = entry.get("image_path") if entry else None
+    ranks: Any = entry.get("rank") if entry else None
     if (
         entry is None
         or not readable(entry.get("prompt"))
@@ -82,7 +83,7 @@ def _pictures(
         or not isinstance(ranks, list)
         or len(images) != len(ranks)
         or not all(isinstance(image, str) for image in images)
-        or any(finite(rank) is None for rank in ranks)
+        or None in map(finite, ranks)
     ):
         drawn.leave(where, "lacks a prompt, or a list image_path and a list rank of numbers that are as long")
         return None
@@ -106,9 +107,11 @@ def _train(ask: Ask) -> Drawn:
     drawn = Drawn()
     for index, (where, entry) in enumerate(read_list(ask.file("hpdv2/train.json"))):
         votes = entry.get("human_preference") if entry else None
-        ranks = [-value for value in votes] if _two_votes(votes) else None
-        pictures = _pictures(ask, drawn, where, {**entry, "rank": ranks} if entry else None)
-        if pictures is None or entry is None or len(pictures) != 2:
+        if entry is None or not isinstance(votes, list) or len(votes) != 2 or None in map(finite, votes):
+            drawn.leave(where, "lacks human_preference, a list of two numbers")
+            continue
+        pictures = _pictures(ask, drawn, where, {**entry, "rank": [-float(vote) for vote in votes]})
+        if pictures is None or len(pictures) != 2:
             continue
         good, bad = sorted(pictures.values())
         if good[0] == bad[0]:
@@ -122,7 +125,3 @@ def _train(ask: Ask) -> Drawn:
         "leaves the preferred one first in three of four cases."
     )
     return drawn
-
-
-def _two_votes(votes: object) -> bool:
-    return isinstance(votes, list) and len(votes) == 2 and all(finite(value) is not None for value in votes)

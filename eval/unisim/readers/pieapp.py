@@ -32,10 +32,10 @@ def pieapp_pairs(ask: Ask) -> Drawn:
 def pieapp_quality(ask: Ask) -> Drawn:
     """Which is better: the reference or a distorted picture; each distorted picture once."""
     drawn = Drawn()
-    distorted = dict.fromkeys(
+    distorted = {
         (reference, name) for _, reference, first, other, _ in _rows(ask, drawn) for name in (first, other)
-    )
-    for reference, name in distorted:
+    }
+    for reference, name in sorted(distorted):
         key = f"{reference}/{_stem(name)}"
         good, bad = _images(ask, reference, name)
         problem = ask.files.problem((good, bad))

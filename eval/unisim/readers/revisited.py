@@ -84,15 +84,21 @@ def _query(
 
 
 def _list(truth: object, key: str) -> list[Any]:
-    found = truth.get(key) if isinstance(truth, dict) else None
-    return list(found) if isinstance(found, list | tuple) or hasattr(found, "tolist") else []
+    return _values(truth, key) or []
 
 
 def _indices(answer: object, kind: str) -> list[int] | None:
     """The whole numbers of a list or an array, sorted; None if it is none."""
-    found = answer.get(kind) if isinstance(answer, dict) else None
-    values = found.tolist() if hasattr(found, "tolist") else found
-    if not isinstance(values, list | tuple):
+    values = _values(answer, kind)
+    if values is None or not all(
+        isinstance(value, int | float) and float(value).is_integer() for value in values
+    ):
         return None
-    numbers = [value for value in values if isinstance(value, int | float) and value == int(value)]
-    return sorted(map(int, numbers)) if len(numbers) == len(values) else None
+    return sorted(map(int, values))
+
+
+def _values(container: object, key: str) -> list[Any] | None:
+    """The list or array that a dict has; None if it has none."""
+    found: Any = container.get(key) if isinstance(container, dict) else None
+    values = found.tolist() if hasattr(found, "tolist") else found
+    return list(values) if isinstance(values, list | tuple) else None

@@ -108,11 +108,11 @@ def test_pieapp_asks_clear_preferences(tmp_path: Path) -> None:
     manifest = prepare("img_2afc/pieapp", tmp_path, tmp_path / "out")
     first = {key: _right(s)[-5] for key, s in _by_id(manifest).items() if key.startswith("ref_161")}
     stem = "distort_161_blur_intra_"
-    pairs = {(0, 1): "0", (0, 2): "2", (2, 3): "2", (1, 3): "3"}  # a share of 0.5 is not asked
+    pairs = {(0, 1): "0", (0, 2): "2", (2, 3): "2", (1, 3): "3"}  # shares of 0.4 and 0.6 are not asked
     assert first == {f"ref_161/{stem}{a}/{stem}{b}": right for (a, b), right in pairs.items()}
     assert manifest.samples[0].images[0] == "pie_app/reference_images/test/ref_161.png"
     assert manifest.notes[0].startswith(
-        "2 pairs with a preference of 0.4 to 0.6 are not asked, nor are 2 in which"
+        "4 pairs with a preference of 0.4 to 0.6 are not asked, nor are 2 in which"
     )
 
 

@@ -90,6 +90,7 @@ def test_hpdv2_names_ties_and_bad_entries(tmp_path: Path) -> None:
     worlds.hpdv2(tmp_path)
     good = worlds.hpdv2_row(0, [1, 2, 2])
     corrupt = {**worlds.hpdv2_row(1, [1, 2]), "image_path": ["000010.jpg", "00168743.jpg"]}
+    odd = {**good, "image_path": ["\ud800.jpg", "000000.jpg", "\0"]}
     rows = [
         good,
         corrupt,
@@ -98,6 +99,7 @@ def test_hpdv2_names_ties_and_bad_entries(tmp_path: Path) -> None:
         {**good, "prompt": " "},
         [],
         {**good, "image_path": ["000000.jpg", "000000.jpg", "../train/0a.jpg"]},
+        odd,
     ]
     worlds.listing(tmp_path, "hpdv2/test.json", rows)
     manifest = prepare("it_2afc/hpdv2", tmp_path, tmp_path / "out")
@@ -105,9 +107,10 @@ def test_hpdv2_names_ties_and_bad_entries(tmp_path: Path) -> None:
     reasons = _reasons(manifest)
     assert "1 ties: sets of 2" in reasons[0] and "published as corrupt" in reasons[1]
     assert [reason.split(": ")[0] for reason in reasons] == [
-        f"test.json, entry {i}" for i in (0, 1, 2, 3, 4, 5, 6, 6)
+        f"test.json, entry {i}" for i in (0, 1, 2, 3, 4, 5, 6, 6, 7, 7)
     ]
     assert "repeats hpdv2/test/000000.jpg" in reasons[6] and "without .." in reasons[7]
+    assert "a name must be Unicode" in reasons[8] and "without .." in reasons[9]
     (tmp_path / "hpdv2/test.json").write_text("{}")
     with pytest.raises(ValueError, match=r"test\.json: holds a dict; it must be a list"):
         prepare("it_2afc/hpdv2", tmp_path, tmp_path / "other")
@@ -117,12 +120,14 @@ def test_hpdv2_trains_on_pairs(tmp_path: Path) -> None:
     worlds.hpdv2(tmp_path)
     entries = json.loads((tmp_path / "hpdv2/train.json").read_text())
     entries += [{**entries[0], "human_preference": [1, 1]}, {**entries[0], "human_preference": [1]}]
+    entries += [{**entries[0], "human_preference": value} for value in (None, ["1", {}], [1, "many"])]
     worlds.listing(tmp_path, "hpdv2/train.json", entries)
     manifest = prepare("it_2afc/hpdv2", tmp_path, tmp_path / "out", split="train")
     assert [_right(sample) for sample in manifest.samples] == [
         f"{i}{'a' if i % 2 else 'b'}.jpg" for i in range(6)
     ]
-    assert manifest.left_out_count == 2 and "a tie" in manifest.left_out[0].reason
+    assert manifest.left_out_count == 5 and "a tie" in manifest.left_out[0].reason
+    assert {row.reason for row in manifest.left_out[1:]} == {"lacks human_preference, a list of two numbers"}
 
 
 def test_agiqa_compares_pictures_of_a_prompt(tmp_path: Path) -> None:

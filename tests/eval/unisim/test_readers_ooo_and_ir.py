@@ -119,14 +119,16 @@ def test_revisited_sets_name_bad_queries(tmp_path: Path) -> None:
         {"easy": [0]},
         {**good, "junk": ["x"]},
         good,
+        {**good, "easy": np.array([float("nan")])},
+        {**good, "easy": [0.5]},
     ]
-    queries = ["christ_000002", *["radcliffe_000001"] * 5, "gone"]
+    queries = ["christ_000002", *["radcliffe_000001"] * 5, "gone", *["radcliffe_000001"] * 2]
     gallery = [f"all_souls_{i:06d}" for i in range(6)]
     path = tmp_path / "retrieval/revisitop/roxford5k/gnd_roxford5k.pkl"
     path.write_bytes(pickle.dumps({"imlist": gallery, "qimlist": queries, "gnd": gnd}))
     manifest = prepare("ir/roxford", tmp_path, tmp_path / "out")
     assert [sample.id for sample in manifest.samples] == ["christ_000002", "radcliffe_000001"]
-    assert [row.where for row in manifest.left_out] == [f"qimlist, {i}" for i in (2, 3, 4, 5, 6)]
+    assert [row.where for row in manifest.left_out] == [f"qimlist, {i}" for i in range(2, 9)]
     path.write_bytes(pickle.dumps({"imlist": gallery, "qimlist": queries[:2], "gnd": gnd}))
-    with pytest.raises(ValueError, match="lists of 6, 2 and 7"):
+    with pytest.raises(ValueError, match="lists of 6, 2 and 9"):
         prepare("ir/roxford", tmp_path, tmp_path / "other")

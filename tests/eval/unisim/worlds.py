@@ -81,8 +81,10 @@ def pieapp(root: Path) -> None:
     (root / "pie_app/train_reference_list.txt").write_text("ref_1.png\n")
     for number in (161, 162):
         names = [f"distort_{number}_blur_intra_{k}.png" for k in range(4)]
-        shares = {(0, 1): 0.9, (0, 2): 0.1, (1, 2): 0.5, (2, 3): 0.61, (1, 3): 0.39}
-        rows = [(f"ref_{number}.png", names[a], names[b], share) for (a, b), share in shares.items()]
+        shares = {(0, 1): 0.9, (0, 2): 0.1, (1, 2): 0.4, (2, 3): 0.61, (1, 3): 0.39, (0, 3): 0.6}
+        rows: list[Sequence[object]] = [
+            (f"ref_{number}.png", names[a], names[b], share) for (a, b), share in shares.items()
+        ]
         rows.append((f"ref_{number}.png", names[0], f"ref_{number}.png", 0.0))
         _pieapp(root, "test", f"ref_{number}", PIEAPP, rows, names)
     rows = [("ref_1.png", "distort_1_a.png", "distort_1_b.png", "", 0.75)]
@@ -268,7 +270,7 @@ def pipal(root: Path) -> None:
 
 def sice(root: Path) -> None:
     for part, scenes in (("Dataset_Part1", range(1, 16)), ("Dataset_Part2", range(1, 6))):
-        picture(root, f"sice/{part}/Label/1.JPG", 100)
         for scene in scenes:
+            picture(root, f"sice/{part}/Label/{scene}.JPG", scene * 10)
             for exposure in range(1, 5):
                 picture(root, f"sice/{part}/{scene}/{exposure}.JPG", exposure * 40)
