@@ -42,6 +42,8 @@ _LINE = {
     "easy": list, "hard": list, "junk": list,
 }  # fmt: skip
 _INDICES = ("easy", "hard", "junk")
+#: What JSON need not escape and some readers take for the end of a line.
+_BREAKS = {0x85: "\\u0085", 0x2028: "\\u2028", 0x2029: "\\u2029"}
 
 
 @dataclass(frozen=True)
@@ -146,7 +148,9 @@ def write_manifest(manifest: Manifest, path: Path) -> Manifest:
     """
     lines = [_header(manifest), *(_line(sample, manifest.hashes) for sample in manifest.samples)]
     try:
-        content = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines).encode()
+        content = "".join(
+            json.dumps(line, ensure_ascii=False).translate(_BREAKS) + "\n" for line in lines
+        ).encode()
     except UnicodeEncodeError as error:
         raise ValueError(
             f"{path}: {error.object[max(error.start - 40, 0) : error.end]!r}: not Unicode"

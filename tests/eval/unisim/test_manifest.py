@@ -17,7 +17,7 @@ PAIRS = Manifest(
     "test",
     0,
     (
-        Sample("0", "it_2afc", ("h/1.png", "h/2.png"), ("a “cat”\u2028\n猫",), 1),
+        Sample("0", "it_2afc", ("h/1.png", "h/2.png"), ("a “cat”\u2028\u2029\x85\x0b\n猫",), 1),
         Sample("1", "it_2afc", ("h/2.png", "h/3.png"), ("a dog",), 0),
     ),
     hashes={"h/1.png": A, "h/2.png": B, "h/3.png": C},
@@ -52,6 +52,7 @@ def test_what_is_written_is_read(manifest: Manifest, tmp_path: Path) -> None:
     assert read == manifest
     content = (tmp_path / "new" / "m.jsonl").read_bytes()
     assert read.digest == written.digest == hashlib.sha256(content).hexdigest()
+    assert len(content.decode().splitlines()) == 1 + len(manifest.samples)
     write_manifest(read, tmp_path / "again.jsonl")
     assert (tmp_path / "again.jsonl").read_bytes() == content
 
