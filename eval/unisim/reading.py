@@ -56,18 +56,22 @@ class Ask:
         return path
 
     def folder(self, name: str) -> list[str]:
-        """Names in a folder of the data set, sorted; hidden ones left out.
+        """Names in a folder that the data set must have, sorted; hidden ones left out.
 
         Raises:
             FileNotFoundError: It is not there, or empty.
         """
-        path = self.root / name
-        if not path.is_dir():
-            raise self.missing(path, "no such folder")
-        names = sorted(entry for entry in os.listdir(path) if not entry.startswith("."))
+        names = self.names(name)
         if not names:
-            raise self.missing(path, "the folder is empty")
+            raise self.missing(self.root / name, "no such folder, or nothing in it")
         return names
+
+    def names(self, name: str) -> list[str]:
+        """Names in a folder, sorted; hidden ones left out; none where there is no such folder."""
+        path = self.root / name
+        return (
+            sorted(entry for entry in os.listdir(path) if not entry.startswith(".")) if path.is_dir() else []
+        )
 
     def missing(self, path: Path, what: str) -> FileNotFoundError:
         """The error for something that the data set is expected to have."""

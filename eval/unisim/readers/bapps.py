@@ -6,8 +6,6 @@ of names, and one more; so does this.
 
 from __future__ import annotations
 
-import os
-
 from eval.unisim.draw import chosen
 from eval.unisim.reading import Ask, Drawn
 from eval.unisim.samples import Sample
@@ -24,7 +22,8 @@ def bapps(ask: Ask) -> Drawn:
     drawn = Drawn()
     for kind in _KINDS[ask.split]:
         folder = f"bapps/{ask.split}/{kind}"
-        stems = [os.path.splitext(name)[0] for name in ask.folder(f"{folder}/ref")]
+        names = [name for name in ask.folder(f"{folder}/ref") if name.endswith(".png")]
+        stems = [name.removesuffix(".png") for name in names]
         for stem in stems[: int(len(stems) * _SHARE[ask.split]) + 1]:
             _read(ask, drawn, folder, kind, stem)
     drawn.samples = chosen(drawn.samples, ask.count, lambda sample: sample.id, ask.seed, "bapps")

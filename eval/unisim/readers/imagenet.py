@@ -66,10 +66,7 @@ def imagenet(ask: Ask) -> Drawn:
 
 
 def _pictures(ask: Ask, drawn: Drawn, folder: str) -> list[str]:
-    try:
-        names = [name for name in ask.folder(folder) if name.lower().endswith((".jpeg", ".jpg", ".png"))]
-    except FileNotFoundError:
-        names = []
+    names = [name for name in ask.names(folder) if name.lower().endswith((".jpeg", ".jpg", ".png"))]
     if len(names) != _PICTURES:
         drawn.leave(
             folder, f"{len(names)} pictures; the published val has {_PICTURES}, and other draws follow"

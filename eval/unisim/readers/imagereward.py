@@ -19,10 +19,11 @@ def imagereward(ask: Ask) -> Drawn:
     drawn = Drawn()
     base = f"ImageRewardDB/images/{ask.split}"
     prompts: dict[str, list[tuple[str, str, float, str]]] = {}
-    for folder in sorted(ask.folder(base), key=_order):
+    folders = [name for name in ask.folder(base) if (ask.root / base / name).is_dir()]
+    if not folders:
+        raise ask.missing(ask.root / base, "no folder in it; unpack each archive into one of its name")
+    for folder in sorted(folders, key=_order):
         listing = f"{base}/{folder}/{folder}.json"
-        if not (ask.root / base / folder).is_dir():
-            continue
         for where, entry in read_list(ask.file(listing)):
             found = _row(entry, f"{base}/{folder}")
             if isinstance(found, str):

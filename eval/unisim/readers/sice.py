@@ -54,7 +54,7 @@ def _scenes(ask: Ask) -> dict[str, list[str]]:
     test = set(drawn[: max(int(_TEST * len(drawn)), 1)])
     scenes = sorted((scene for scene in found if (scene in test) == (ask.split == "test")), key=_order)
     return {
-        scene: sorted((f"sice/{scene}/{name}" for name in ask.folder(f"sice/{scene}")), key=_order)
+        scene: sorted((f"sice/{scene}/{name}" for name in ask.names(f"sice/{scene}")), key=_order)
         for scene in scenes
     }
 
@@ -65,8 +65,7 @@ def _pairs(ask: Ask, drawn: Drawn, scene: str, grey: dict[str, int | str]) -> No
             drawn.leave(name, value)
     values = {name: value for name, value in grey.items() if isinstance(value, int)}
     for first, other in combinations(values, 2):
-        stems = [name.rpartition("/")[2].rpartition(".")[0] for name in (first, other)]
-        identity = f"{scene}/{'-'.join(stems)}"
+        identity = "/".join([scene, *(name.rpartition("/")[2] for name in (first, other))])
         if values[first] == values[other]:
             drawn.leave(identity, f"a tie: the mean grey value is {values[first]} for both")
             continue

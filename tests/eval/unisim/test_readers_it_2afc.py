@@ -73,6 +73,12 @@ def test_imagereward_names_bad_prompts(tmp_path: Path) -> None:
     ]
 
 
+def test_imagereward_says_when_archives_are_still_packed(tmp_path: Path) -> None:
+    worlds.listing(tmp_path, "ImageRewardDB/images/validation/validation_1.zip", [])
+    with pytest.raises(FileNotFoundError, match="unpack each archive into one of its name"):
+        prepare("it_2afc/imagereward", tmp_path, tmp_path / "out")
+
+
 def test_hpdv2_prefers_the_lowest_rank_and_draws_evenly(tmp_path: Path) -> None:
     worlds.hpdv2(tmp_path)
     ranks = {f"{i:05d}{place}.jpg": (place * 2 + i) % 9 + 1 for i in range(3) for place in range(9)}

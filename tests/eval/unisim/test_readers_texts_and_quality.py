@@ -219,7 +219,7 @@ def test_sice_prefers_the_brighter_exposure_of_a_scene(tmp_path: Path) -> None:
             len({image.rpartition("/")[0] for image in sample.images}) == 1
             and sample.attribute == "brightness"
         )
-    scenes = [{sample.id.rpartition("/")[0] for sample in part.samples} for part in (test, train)]
+    scenes = [{sample.id.rsplit("/", 2)[0] for sample in part.samples} for part in (test, train)]
     assert not scenes[0] & scenes[1] and len(scenes[0] | scenes[1]) == 20
     assert not any("Label" in scene for scene in scenes[0] | scenes[1])
     other = prepare("paa/sice", tmp_path, tmp_path / "other", 1)  # a seed moves no scene into the test split
@@ -228,11 +228,11 @@ def test_sice_prefers_the_brighter_exposure_of_a_scene(tmp_path: Path) -> None:
 
 def test_sice_names_ties_and_damaged_pictures(tmp_path: Path) -> None:
     worlds.sice(tmp_path)
-    scene = prepare("paa/sice", tmp_path, tmp_path / "out").samples[0].id.rpartition("/")[0]
+    scene = prepare("paa/sice", tmp_path, tmp_path / "out").samples[0].id.rsplit("/", 2)[0]
     Image.new("RGB", (8, 8), (80, 80, 80)).save(tmp_path / f"sice/{scene}/1.JPG")
     (tmp_path / f"sice/{scene}/4.JPG").write_bytes(b"no picture")
     manifest = prepare("paa/sice", tmp_path, tmp_path / "out", again=True)
     ids = [sample.id for sample in manifest.samples if sample.id.startswith(f"{scene}/")]
-    assert ids == [f"{scene}/1-3", f"{scene}/2-3"]
+    assert ids == [f"{scene}/1.JPG/3.JPG", f"{scene}/2.JPG/3.JPG"]
     assert "damaged" in manifest.left_out[0].reason
-    assert _reasons(manifest)[1] == f"{scene}/1-2: a tie: the mean grey value is 80 for both"
+    assert _reasons(manifest)[1] == f"{scene}/1.JPG/2.JPG: a tie: the mean grey value is 80 for both"
