@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -14,8 +15,9 @@ from pathlib import Path
 
 from eval.unisim.manifest import Manifest
 
-#: So many files are hashed between two writes of the cache: what an interruption costs.
-_EVERY = 2000
+#: So many files are looked at between two looks at the clock, and at least so many seconds lie between two
+#: writes of the cache, which is what it costs to be killed.
+_EVERY, _SAVE_AFTER = 500, 60.0
 _THREADS = 4
 
 
@@ -64,23 +66,28 @@ def hash_pictures(
         path = os.path.join(base, name)
         return path, _look(path, known.get(path))
 
+    fresh, saved = False, time.monotonic()
     with (
         tqdm(total=len(names), desc=label, unit="file", disable=not label) as bar,
         ThreadPoolExecutor(max(threads, 1)) as pool,
     ):
-        for part in _parts(names):
-            fresh = 0
-            for name, (path, found) in zip(part, pool.map(look, part), strict=True):
-                if isinstance(found, str):
-                    problems[name] = found
-                else:
-                    fresh += known.get(path) != found
-                    known[path] = found
-                    if found.problem is None:
-                        hashes[name] = found.sha256
+        try:
+            for part in _parts(names):
+                for name, (path, found) in zip(part, pool.map(look, part), strict=True):
+                    if isinstance(found, str):
+                        problems[name] = found
                     else:
-                        problems[name] = found.problem
-                bar.update()
+                        fresh |= known.get(path) != found
+                        known[path] = found
+                        if found.problem is None:
+                            hashes[name] = found.sha256
+                        else:
+                            problems[name] = found.problem
+                    bar.update()
+                if fresh and cache is not None and time.monotonic() - saved > _SAVE_AFTER:
+                    _remember(cache, known)
+                    fresh, saved = False, time.monotonic()
+        finally:  # an interruption, too, keeps what was found
             if fresh and cache is not None:
                 _remember(cache, known)
     return Hashed(hashes, problems)

@@ -5,6 +5,7 @@ import json
 import os
 from pathlib import Path
 
+import pytest
 from PIL import Image
 
 from eval.unisim.hashes import check_pictures, hash_pictures
@@ -46,6 +47,24 @@ def test_a_file_is_read_again_only_where_its_size_or_time_changed(tmp_path: Path
     cache.write_text("{damaged")
     assert hash_pictures(tmp_path, names[1:], cache=cache).hashes == {"2.bmp": new}
     assert len(json.loads(cache.read_text())) == 1
+
+
+def test_an_interruption_keeps_what_was_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    names = [f"{number}.png" for number in range(5)]
+    for number, name in enumerate(names):
+        _picture(tmp_path / name, (number, 0, 0))
+    cache = tmp_path / "out" / "cache.json"
+    real = Path.read_bytes
+
+    def read(path: Path) -> bytes:
+        if path.name == "3.png":
+            raise KeyboardInterrupt
+        return real(path)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Path, "read_bytes", read)
+        hash_pictures(tmp_path, names, cache=cache, threads=1)
+    assert sorted(Path(path).name for path in json.loads(cache.read_text())) == names[:3]
 
 
 def test_pictures_that_changed_since_the_manifest_was_made_are_named(tmp_path: Path) -> None:
