@@ -45,7 +45,7 @@ def prepare(
         ValueError: There is no such data set or split; it cannot be read; nothing in it can be asked; or the
             file that is there was made with another seed or count.
     """
-    task = task_of(name)
+    task_of(name)
     dataset = DATASETS[name]
     split = dataset.splits[0] if split is None else split
     if split not in dataset.splits:
@@ -62,29 +62,7 @@ def prepare(
         raise FileNotFoundError(
             f"{root}: no such folder; it must be the data root, with {dataset.layout} in it"
         )
-    drawn = READERS[name](Ask(name, root, split, seed, count))
-    if not drawn.samples:
-        reasons = "; ".join(f"{row.where}: {row.reason}" for row in drawn.left_out[:3]) or "it is empty"
-        raise ValueError(f"{name}: nothing to ask in {root} ({reasons})")
-    hashes = _without_broken(name, drawn, root, out / CACHE)
-    if not drawn.samples:
-        row = drawn.left_out[-1]
-        raise ValueError(f"{name}: no picture of {root} can be used, such as {row.where}: {row.reason}")
-    named, left_out = bounded(drawn.left_out)
-    manifest = Manifest(
-        name.split("/")[1],
-        task,
-        split,
-        seed,
-        tuple(drawn.samples),
-        drawn.gallery,
-        hashes,
-        named,
-        left_out,
-        tuple(drawn.notes),
-        count,
-    )
-    return write_manifest(manifest, path)
+    return write_manifest(_make(Ask(name, root, split, seed, count), out), path)
 
 
 def make_manifests(
@@ -135,6 +113,34 @@ def manifest_path(out: Path, name: str, split: str | None = None) -> Path:
     task, dataset = name.split("/")
     other = split is not None and split != DATASETS[name].splits[0]
     return out / (f"{task}__{dataset}__{split}.jsonl" if other else f"{task}__{dataset}.jsonl")
+
+
+def _make(ask: Ask, out: Path) -> Manifest:
+    """Read the data set and hash its pictures."""
+    drawn = READERS[ask.key](ask)
+    if not drawn.samples:
+        reasons = "; ".join(f"{row.where}: {row.reason}" for row in drawn.left_out[:3]) or "it is empty"
+        raise ValueError(f"{ask.key}: nothing to ask in {ask.root} ({reasons})")
+    hashes = _without_broken(ask.key, drawn, ask.root, out / CACHE)
+    if not drawn.samples:
+        row = drawn.left_out[-1]
+        raise ValueError(
+            f"{ask.key}: no picture of {ask.root} can be used, such as {row.where}: {row.reason}"
+        )
+    named, left_out = bounded(drawn.left_out)
+    return Manifest(
+        dataset=ask.key.split("/")[1],
+        task=task_of(ask.key),
+        split=ask.split,
+        seed=ask.seed,
+        samples=tuple(drawn.samples),
+        gallery=drawn.gallery,
+        hashes=hashes,
+        left_out=named,
+        left_out_count=left_out,
+        notes=tuple(drawn.notes),
+        count=ask.count,
+    )
 
 
 def _existing(path: Path, seed: int, count: int | None) -> Manifest | None:
