@@ -14,6 +14,7 @@ from functools import lru_cache
 import numpy as np
 import PIL.Image
 
+from eval.unisim.parts import first_problem
 from eval.unisim.samples import Attribute
 from eval.unisim.tasks import ONLY, Undefined, Values
 from reward_plugin.errors import BadImage
@@ -111,7 +112,7 @@ class PixelJudge:
 
     def why(self, images: Sequence[str], texts: Sequence[str]) -> str | None:
         """What is wrong with the first broken one."""
-        return next((self._broken[name] for name in images if name in self._broken), None)
+        return first_problem(images, self._broken)
 
     def _decoded(self, name: str) -> PIL.Image.Image | None:
         if name in self._broken:

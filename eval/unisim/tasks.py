@@ -18,6 +18,7 @@ import numpy as np
 
 from eval.unisim.retrieval import medium_and_hard
 from eval.unisim.samples import Attribute, Sample, Task
+from reward_plugin.unisim.formulas import choose
 
 #: Technique -> a value of each pair, float64 [n], NaN where there is none. The only technique is called "".
 Values: TypeAlias = Mapping[str, np.ndarray]
@@ -91,8 +92,9 @@ def evaluate(
 
 
 def _chosen(sample: Sample, values: Mapping[str, np.ndarray], judge: Judge) -> Outcome:
-    if all(np.isfinite(row).all() for row in values.values()):
-        return Outcome(sample, {name: int(row.argmax()) for name, row in values.items()}, values)
+    choices = {name: float(choose(row).choice) for name, row in values.items()}
+    if np.isfinite(list(choices.values())).all():
+        return Outcome(sample, {name: int(choice) for name, choice in choices.items()}, values)
     reason = judge.why(sample.images, sample.texts) or "it has no value for one of the choices"
     return Outcome(sample, error=reason)
 

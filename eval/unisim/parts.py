@@ -1,0 +1,74 @@
+"""The questions of a data set on their way to a model."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from eval.unisim.answers import Answers
+from eval.unisim.manifest import Manifest
+from eval.unisim.samples import Sample
+from eval.unisim.tasks import Judge, Undefined, evaluate
+
+
+@dataclass
+class Part:
+    """One model's questions of one manifest.
+
+    Attributes:
+        manifest: All of them.
+        root: Folder that picture names are relative to.
+        answers: Those that are there, and where others go.
+        broken: Picture -> what is wrong with its file.
+        skipped: Why the model cannot do the task; None where it can.
+    """
+
+    manifest: Manifest
+    root: Path
+    answers: Answers
+    broken: Mapping[str, str]
+    skipped: str | None = None
+
+    @property
+    def todo(self) -> list[Sample]:
+        """Questions that are still to be asked, none where the model cannot do the task."""
+        return self.answers.todo if self.skipped is None else []
+
+    @property
+    def pictures(self) -> list[str]:
+        """Names of the pictures that these need, each once, without broken ones."""
+        names = dict.fromkeys(name for sample in self.todo for name in sample.images)
+        if self.todo:
+            names |= dict.fromkeys(self.manifest.gallery)
+        return [name for name in names if name not in self.broken]
+
+    def path(self, name: str) -> str:
+        """Where a picture's file is."""
+        return os.path.join(self.root, name)
+
+    def ask(self, judge: Judge) -> None:
+        """Have the judge choose, and keep its answers; where it cannot, the reason."""
+        if not self.todo:
+            return
+        try:
+            found = evaluate(self.manifest.task, self.todo, judge, self.manifest.gallery)
+        except Undefined as error:
+            self.skipped = str(error)
+        else:
+            self.answers.give(found)
+
+    def rehearse(self, judge: Judge) -> None:
+        """Ask a judge that takes notes of what it is asked; what it says is forgotten."""
+        if not self.todo:
+            return
+        try:
+            evaluate(self.manifest.task, self.todo, judge, self.manifest.gallery)
+        except Undefined as error:
+            self.skipped = str(error)
+
+
+def first_problem(names: Iterable[str], problems: Mapping[str, str]) -> str | None:
+    """What is wrong with the first picture that something is wrong with, its name in front."""
+    return next((f"{name}: {problems[name]}" for name in names if name in problems), None)
