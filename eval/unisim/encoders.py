@@ -24,7 +24,6 @@ from reward_plugin.types import ImageLike
 from reward_plugin.unisim.formulas import rate, similarity
 from reward_plugin.unisim.prompts import texts_for
 
-
 #: Batches that an encoder is given at once, to read ahead in; an interruption costs at most so many.
 AT_ONCE = 4
 

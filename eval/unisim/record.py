@@ -168,7 +168,8 @@ class TaskScore:
     """One model on one task: the mean of its data sets, each counting the same.
 
     Attributes:
-        accuracy: Under `technique`; None where the model answered nothing.
+        accuracy: Under `technique`; None where the model answered nothing. Beside others it means something
+            where nothing is missing.
         interval: Of the mean, from the intervals of its parts, which are independent.
         technique: See `Cell`.
         by_technique: Technique -> accuracy.
@@ -183,13 +184,19 @@ class TaskScore:
     datasets: list[str]
     missing: list[str]
 
+    @property
+    def whole(self) -> bool:
+        """Whether it is a mean of all data sets."""
+        return self.accuracy is not None and not self.missing
+
 
 @dataclass(frozen=True)
 class Average:
     """The mean of some tasks, each counting the same.
 
     Attributes:
-        accuracy: None where a task is missing, because a mean over fewer tasks is another quantity.
+        accuracy: None where a task, or one of its data sets, is missing: a mean over fewer is another
+            quantity.
         interval: As in `TaskScore`.
         tasks: Those in the mean.
         missing: Those that were to be in it and are not.

@@ -17,7 +17,7 @@ from eval.unisim.samples import TASKS, Task
 Figure = tuple[float | None, tuple[float, float] | None]
 
 
-def tally(choices: Sequence[int | None], labels: Sequence[int], confidence: float) -> Tally:
+def tally(choices: Sequence[int | None], labels: Sequence[int | None], confidence: float) -> Tally:
     """Count answers; None is one that names no choice, and counts as wrong.
 
     Args:
@@ -26,7 +26,7 @@ def tally(choices: Sequence[int | None], labels: Sequence[int], confidence: floa
         confidence: Coverage of the interval.
     """
     answered = sum(choice is not None for choice in choices)
-    right = sum(choice == label for choice, label in zip(choices, labels, strict=True))
+    right = sum(c is not None and c == label for c, label in zip(choices, labels, strict=True))
     return Tally(
         answered=answered,
         right=right,
@@ -36,16 +36,17 @@ def tally(choices: Sequence[int | None], labels: Sequence[int], confidence: floa
     )
 
 
-def tally_ranked(precisions: np.ndarray, confidence: float) -> Tally:
+def tally_ranked(precisions: np.ndarray, confidence: float, seed: int = 0) -> Tally:
     """Count rankings: `accuracy` is the mean of both mAP.
 
     Args:
         precisions: Average precision of each query that was asked, medium and hard [Q, 2], NaN where a
             setting has no positive.
         confidence: Coverage of the interval.
+        seed: Of the queries that are resampled.
     """
     both = mean_of_settings(precisions)[2]
-    return Tally(len(precisions), 0, 0, both, resampled(precisions, confidence))
+    return Tally(len(precisions), 0, 0, both, resampled(precisions, confidence, seed=seed))
 
 
 def mean(parts: Sequence[Figure]) -> Figure:
@@ -90,9 +91,9 @@ def best_technique(parts: Sequence[Mapping[str, Tally]]) -> tuple[str | None, di
 
 
 def average(tasks: Mapping[Task, TaskScore], which: str) -> Average:
-    """One of `AVERAGES` over the tasks of a model; a task without a figure, or not in `tasks`, is missing."""
+    """One of `AVERAGES` over the tasks of a model; one that is not whole, or not in `tasks`, is missing."""
     wanted = AVERAGES[which]
-    there = [task for task in wanted if task in tasks and tasks[task].accuracy is not None]
+    there = [task for task in wanted if task in tasks and tasks[task].whole]
     missing = [task for task in wanted if task not in there]
     if missing:
         return Average(None, None, there, missing)
