@@ -32,7 +32,6 @@ class Answers:
 
     Attributes:
         path: Of the file.
-        todo: Questions that are still to be asked, in order.
     """
 
     def __init__(self, path: Path, samples: Sequence[Sample], scored_by: str) -> None:
@@ -57,12 +56,16 @@ class Answers:
         if len(kept) < len(self._file.rows):
             self._file.keep(kept)
             self._file.start(())
-        self.todo = [sample for sample in samples if sample.id not in self._outcomes]
 
     def give(self, outcomes: Sequence[Outcome]) -> None:
         """Add answers; when this returns they survive the end of this process."""
         self._file.append([_row(outcome, self._scored_by) for outcome in outcomes])
         self._outcomes |= {outcome.sample.id: outcome for outcome in outcomes}
+
+    @property
+    def todo(self) -> list[Sample]:
+        """Questions that are still to be asked, in order."""
+        return [sample for name, sample in self._samples.items() if name not in self._outcomes]
 
     @property
     def outcomes(self) -> list[Outcome]:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
 from eval.unisim.manifest import Manifest
-from eval.unisim.parts import Part
 from eval.unisim.record import AVERAGES, Asked, Average, Cell, Ranked, Reason, Tally, TaskScore
 from eval.unisim.retrieval import mean_of_settings
 from eval.unisim.samples import Task
@@ -15,6 +15,28 @@ from eval.unisim.statistics import average, best_technique, mean, tally, tally_r
 from eval.unisim.tasks import ONLY, Outcome
 
 NOTHING = Tally(0, 0, 0, None, None)
+
+
+@dataclass(frozen=True)
+class Answered:
+    """One model's answers to one manifest.
+
+    Attributes:
+        manifest: The questions.
+        outcomes: What became of them.
+        file: Of the answers, relative to the record.
+        skipped: Why the model was not asked; None where it was.
+    """
+
+    manifest: Manifest
+    outcomes: Sequence[Outcome] = ()
+    file: str | None = None
+    skipped: str | None = None
+
+    @property
+    def there(self) -> list[Outcome]:
+        """Questions that were asked."""
+        return [outcome for outcome in self.outcomes if outcome.error is None]
 
 
 def asked(manifest: Manifest, file: str) -> Asked:
@@ -40,14 +62,13 @@ def asked(manifest: Manifest, file: str) -> Asked:
 
 
 def cells(
-    parts: Sequence[Part], confidence: float, folder: str, seed: int = 0
+    parts: Sequence[Answered], confidence: float, seed: int = 0
 ) -> tuple[list[Cell], dict[Task, TaskScore], dict[str, Average]]:
     """One model on every data set, every task, and on average.
 
     Args:
-        parts: Its questions and answers, one of each data set.
+        parts: Its answers, one of each data set.
         confidence: Coverage of the intervals.
-        folder: Of the files of answers, relative to the record.
         seed: Of the queries that are resampled.
     """
     counts = [_counts(part, confidence, seed) for part in parts]
@@ -59,7 +80,7 @@ def cells(
         if task not in best:
             same = [other for of, other in zip(parts, counts, strict=True) if of.manifest.task == task]
             best[task] = best_technique([other for other in same if _any(other)])
-        found.append(_cell(part, tallies, best[task][0], confidence, folder))
+        found.append(_cell(part, tallies, best[task][0], confidence))
     for task, (technique, means) in best.items():
         mine = [cell for cell in found if cell.task == task]
         there = [cell for cell in mine if cell.accuracy is not None]
@@ -75,22 +96,19 @@ def cells(
     return found, tasks, {name: average(tasks, name) for name in AVERAGES}
 
 
-def _counts(part: Part, confidence: float, seed: int) -> dict[str, Tally]:
+def _counts(part: Answered, confidence: float, seed: int) -> dict[str, Tally]:
     """Technique -> counts; none where the model was not asked."""
     if part.skipped is not None:
         return {}
-    there = [outcome for outcome in part.answers.outcomes if outcome.error is None]
+    there = part.there
     if part.manifest.task == "ir":
         return {ONLY: tally_ranked(_precisions(there), confidence, seed)}
     return {name: _tally(there, name, confidence) for name in (there[0].choices if there else [ONLY])}
 
 
-def _cell(
-    part: Part, tallies: Mapping[str, Tally], technique: str | None, confidence: float, folder: str
-) -> Cell:
-    manifest, outcomes = part.manifest, part.answers.outcomes
-    there = [outcome for outcome in outcomes if outcome.error is None] if tallies else []
-    lost = [outcome for outcome in outcomes if outcome.error is not None] if tallies else []
+def _cell(part: Answered, tallies: Mapping[str, Tally], technique: str | None, confidence: float) -> Cell:
+    manifest, there = part.manifest, part.there
+    lost = [outcome for outcome in part.outcomes if outcome.error is not None]
     counted = tallies.get(technique or ONLY) or next(iter(tallies.values()), NOTHING)
     by_choices: dict[str, Tally] = {}
     if manifest.task == "nafc":
@@ -109,7 +127,7 @@ def _cell(
         by_technique={} if list(tallies) == [ONLY] else dict(tallies),
         by_choices=by_choices,
         ranked=_ranked(there) if manifest.task == "ir" and tallies else None,
-        answers=f"{folder}/{part.answers.path.name}" if outcomes and tallies else None,
+        answers=part.file,
     )
 
 
