@@ -1,4 +1,4 @@
-"""The subcommands `rating` and `vqa` of `python -m eval`."""
+"""The subcommands `rating`, `vqa` and `unisim` of `python -m eval`."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from typing import Any
 BENCHMARKS = {
     "rating": "Compare scores with people's ratings: correlations on any number of data sets.",
     "vqa": "Ask multiple-choice questions about pictures: accuracy by domain, category and criterion.",
+    "unisim": "Compare metrics and reward models on UniSim-Bench: do they choose as people do?",
 }
 INTERRUPTED = 130
 
@@ -37,18 +38,24 @@ def benchmark_command(name: str, settings: Any) -> Callable[[], int]:
 
 def _config_of(name: str) -> type[Any]:
     from eval.rating_config import RatingConfig
+    from eval.unisim.config import UnisimConfig
     from eval.vqa_config import VqaBenchmarkConfig
 
-    configs: dict[str, type[Any]] = {"rating": RatingConfig, "vqa": VqaBenchmarkConfig}
+    configs: dict[str, type[Any]] = {
+        "rating": RatingConfig,
+        "vqa": VqaBenchmarkConfig,
+        "unisim": UnisimConfig,
+    }
     return configs[name]
 
 
 def _run(name: str, config: Any) -> int:
     from eval import rating, vqa
+    from eval.unisim import run as unisim
 
     _quieten()
-    run: Callable[[Any], int] = rating.run if name == "rating" else vqa.run
-    code = run(config)
+    runs: dict[str, Callable[[Any], int]] = {"rating": rating.run, "vqa": vqa.run, "unisim": unisim.run}
+    code = runs[name](config)
     if code != INTERRUPTED:
         out = Path(config.out)
         print((out / "table.md").read_text(encoding="utf-8"))

@@ -29,7 +29,7 @@ from eval.unisim.statistics import between_tasks
 from eval.unisim.tables import write_tables
 from flow_grpo.log import versions
 from reward_plugin.errors import RewardError
-from reward_plugin.score.command import SOME_FAILED
+from reward_plugin.score.command import INTERRUPTED, SOME_FAILED
 
 #: Index of a manifest -> picture -> what is wrong with its file.
 Broken = Callable[[int], Mapping[str, str]]
@@ -38,11 +38,11 @@ Broken = Callable[[int], Mapping[str, str]]
 def run(config: UnisimConfig) -> int:
     """Ask, count, and write answers, record, tables and page; returns the exit code.
 
-    0: every model answered every question of the tasks that it can do; 3: done, and some were not answered.
+    0: every model answered every question of the tasks that it can do; 3: done, and some were not answered;
+    130: interrupted.
 
     Raises:
         ValueError: there is nothing to ask.
-        KeyboardInterrupt: the user interrupted it; answers are kept.
     """
     found = find_questions(config)
     out = Path(config.out)
@@ -53,7 +53,10 @@ def run(config: UnisimConfig) -> int:
         manifest, _, root = found.manifests[index]
         return _looked_at(manifest, root, config.workers)
 
-    models = [_asked(model, found, broken, config) for model in config.models]
+    try:
+        models = [_asked(model, found, broken, config) for model in config.models]
+    except KeyboardInterrupt:
+        return INTERRUPTED
     record = build(config, found, models)
     write(record, out / "results.json")
     write_tables(record, out)

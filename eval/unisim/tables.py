@@ -68,8 +68,7 @@ def _figures(counts: Mapping[str, Any]) -> list[Any]:
 
 
 def table_markdown(record: Mapping[str, Any]) -> str:
-    """Tasks and averages, then data sets, in percent with the half widths of their intervals; then what is
-    missing.
+    """Tasks and averages, then data sets, in percent with their intervals; then what is missing.
     """
     tasks = [task for task in TASKS if any(part["task"] == task for part in record["manifests"])]
     lines = [f"# {record['title']}", ""]
@@ -106,14 +105,14 @@ def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
 
 
 def _percent(figure: Mapping[str, Any]) -> str:
-    """`72.6 ±1.2`, the larger of the two distances; a mean over fewer parts than wanted is in brackets."""
+    """`72.6 [71.3, 73.8]`; a mean over fewer parts than wanted is in italics."""
     if figure["accuracy"] is None:
         return ""
     text = f"{100 * figure['accuracy']:.1f}"
     if figure["interval"] is not None:
-        reach = max(abs(end - figure["accuracy"]) for end in figure["interval"])
-        text += f" ±{100 * reach:.1f}"
-    return f"({text})" if figure.get("missing") else text
+        low, high = figure["interval"]
+        text += f" [{100 * low:.1f}, {100 * high:.1f}]"
+    return f"*{text}*" if figure.get("missing") else text
 
 
 def _missing(record: Mapping[str, Any]) -> Iterator[str]:

@@ -1,0 +1,132 @@
+"""A benchmark of all eight tasks over the shipped pictures, clean and damaged, with answers that are known."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from eval.__main__ import main
+from eval.unisim.manifest import Manifest, write_manifest
+from eval.unisim.samples import Sample, Task
+
+ROOT = Path(__file__).resolve().parents[3]
+IMAGES = ROOT / "eval" / "data" / "images"
+CLIP = str(ROOT / "pocket" / "weights" / "clip")
+#: Clean pictures, each with two that are more and more like it or less and less.
+SCENES: dict[str, tuple[str, str]] = {
+    "penguin": ("blur_20", "blur_90"),
+    "taxi": ("noise_20", "noise_75"),
+    "swan": ("blur_35", "jpeg_60"),
+    "camera": ("expose_20", "noise_35"),
+}
+
+
+def scenes() -> dict[str, list[str]]:
+    """Clean picture -> its damaged ones, by name."""
+    found: dict[str, list[str]] = {}
+    for path in sorted(IMAGES.glob("*.png")):
+        base = next((s for s in ("penguin", "taxi", "swan", "camera", "snake", "volcano") if path.stem.startswith(s)), None)
+        if base is not None and path.stem != base:
+            found.setdefault(f"{base}.png", []).append(path.name)
+    return found
+
+
+def samples(task: Task) -> list[Sample]:
+    """A few questions of a task; labels alternate, so no model is right by always taking the first."""
+    pictures = scenes()
+    clean = list(pictures)
+    made: list[Sample] = []
+    for index, (name, damaged) in enumerate(pictures.items()):
+        other, label = clean[(index + 1) % len(clean)], index % 2
+        pair = (damaged[0], other) if label == 0 else (other, damaged[0])
+        text = f"a {Path(name).stem}"
+        if task == "img_2afc":
+            made.append(Sample(f"{index}", task, (name, *pair), label=label))
+        elif task == "it_2afc":
+            made.append(Sample(f"{index}", task, (name, other) if label == 0 else (other, name), (text,), label))
+        elif task == "text_2afc":
+            texts = (text, f"a {Path(other).stem}")
+            made.append(Sample(f"{index}", task, (name,), texts if label == 0 else texts[::-1], label))
+        elif task in ("iqa", "paa"):
+            images = (name, damaged[0]) if label == 0 else (damaged[0], name)
+            attribute = ("brightness", "colorfulness", "contrast", "sharpness")[index % 4] if task == "paa" else None
+            made.append(Sample(f"{index}", task, images, label=label, attribute=attribute))  # type: ignore[arg-type]
+        elif task == "ooo":
+            images = [name, damaged[0]]
+            images.insert(index % 3, other)
+            made.append(Sample(f"{index}", task, tuple(images), label=index % 3))
+        elif task == "nafc":
+            images = [name, other, damaged[1]][: 2 + label]
+            made.append(Sample(f"{index}", task, tuple(images), (text,), 0))
+    if task == "ir":
+        order = gallery()
+        for name, damaged in pictures.items():
+            places = [order.index(one) for one in damaged]
+            made.append(Sample(name, task, (name,), easy=tuple(places[:2]), hard=tuple(places[2:]), junk=(order.index(name),)))
+    return made
+
+
+def gallery() -> list[str]:
+    """What `ir` ranks: all pictures of the scenes, the queries among them."""
+    pictures = scenes()
+    return [*pictures, *(name for damaged in pictures.values() for name in damaged)]
+
+
+def write_bench(
+    folder: Path, tasks: Sequence[Task], dataset: str = "planted", images: Path = IMAGES, **more: Any
+) -> Path:
+    """Write a manifest for each task; `more` replaces samples by task."""
+    for task in tasks:
+        made = more.get(task, samples(task))
+        pictures = gallery() if task == "ir" else []
+        names = dict.fromkeys([*(name for sample in made for name in sample.images), *pictures])
+        hashes = {name: hashlib.sha256((images / name).read_bytes()).hexdigest() for name in names}
+        manifest = Manifest(dataset, task, "test", 0, tuple(made), tuple(pictures), hashes)
+        write_manifest(manifest, folder / f"{task}__{dataset}.jsonl")
+    return folder
+
+
+def copied_pictures(folder: Path) -> Path:
+    """A copy of the scenes' pictures, to be damaged."""
+    folder.mkdir()
+    for name in gallery():
+        shutil.copyfile(IMAGES / name, folder / name)
+    return folder
+
+
+def ask(manifests: Path, out: Path, models: Sequence[dict[str, Any]], *options: str, root: Path = IMAGES) -> int:
+    """Run the command; returns its exit code."""
+    out.mkdir(parents=True, exist_ok=True)
+    config = out / "config.yaml"
+    config.write_text(yaml.safe_dump({"models": list(models)}))
+    command = ["unisim", "--config", str(config), "--manifests", str(manifests), "--root", str(root)]
+    return main([*command, "--out", str(out), *options])
+
+
+def results(out: Path) -> dict[str, Any]:
+    """The record."""
+    found: dict[str, Any] = json.loads((out / "results.json").read_text())
+    return found
+
+
+def rows(out: Path, model: str, task: str, dataset: str = "planted") -> list[dict[str, Any]]:
+    """The answers' file."""
+    path = out / "answers" / f"{model}__{task}__{dataset}.jsonl"
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def cell(record: dict[str, Any], model: str, task: str) -> dict[str, Any]:
+    """One model on one task."""
+    found = next(entry for entry in record["models"] if entry["name"] == model)
+    only: dict[str, Any] = next(part for part in found["datasets"] if part["task"] == task)
+    return only
+
+
+PIXELS = {"name": "floor", "kind": "pixels"}
+ENCODER = {"name": "pocket-clip", "kind": "encoder", "path": CLIP, "device": "cpu", "batch_size": 8}
