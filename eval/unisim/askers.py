@@ -109,7 +109,7 @@ def _ask_pixels(parts: Sequence[Part], model: ModelConfig, config: UnisimConfig)
     for part in parts:
         if part.manifest.task == "ir":
             part.skipped = "pixels find no objects, and a whole gallery takes hours"
-        part.ask(PixelJudge(part.path, part.broken))
+        part.ask(PixelJudge(part.path, part.look))
     return {}
 
 

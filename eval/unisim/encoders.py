@@ -175,6 +175,8 @@ def ask_encoder(
         if work.pictures or work.texts:
             encode(work, load(), store, batch_size=batch_size, label=label)
         for part in parts:
+            if not part.todo:
+                continue
             keys = dict(part.manifest.hashes)
             problems = {name: work.problems[key] for name, key in keys.items() if key in work.problems}
             # a file that is broken now may have had an embedding before: the manifest's content counts

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,15 +21,20 @@ class Part:
         manifest: All of them.
         root: Folder that picture names are relative to.
         answers: Those that are there, and where others go.
-        broken: Picture -> what is wrong with its file.
+        look: Finds out what is wrong with the files of pictures; called where a question needs one.
         skipped: Why the model cannot do the task; None where it can.
     """
 
     manifest: Manifest
     root: Path
     answers: Answers
-    broken: Mapping[str, str]
+    look: Callable[[], Mapping[str, str]]
     skipped: str | None = None
+
+    @property
+    def broken(self) -> Mapping[str, str]:
+        """Picture -> what is wrong with its file."""
+        return self.look()
 
     @property
     def todo(self) -> list[Sample]:
@@ -39,10 +44,11 @@ class Part:
     @property
     def pictures(self) -> list[str]:
         """Names of the pictures that these need, each once, without broken ones."""
-        names = dict.fromkeys(name for sample in self.todo for name in sample.images)
-        if self.todo:
-            names |= dict.fromkeys(self.manifest.gallery)
-        return [name for name in names if name not in self.broken]
+        todo = self.todo
+        if not todo:
+            return []
+        broken, named = self.broken, [name for sample in todo for name in sample.images]
+        return [name for name in dict.fromkeys([*named, *self.manifest.gallery]) if name not in broken]
 
     def path(self, name: str) -> str:
         """Where a picture's file is."""

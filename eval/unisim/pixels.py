@@ -9,7 +9,7 @@ Shapes: [H, W, 3] uint8 pictures; luma is 0 to 255.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from functools import lru_cache
+from functools import cached_property, lru_cache
 
 import numpy as np
 import PIL.Image
@@ -81,10 +81,10 @@ STATISTICS: dict[Attribute | None, Callable[[np.ndarray], float]] = {
 class PixelJudge:
     """Chooses by pixels; see `eval.unisim.tasks.Judge`."""
 
-    def __init__(self, path: Callable[[str], str], broken: Mapping[str, str]) -> None:
-        """Take where a picture's file is, and what is known to be wrong with some."""
+    def __init__(self, path: Callable[[str], str], look: Callable[[], Mapping[str, str]]) -> None:
+        """Take where a picture's file is, and what finds out what is wrong with some."""
         self._path = path
-        self._broken = dict(broken)
+        self._look = look
         self._small = lru_cache(KEPT)(self._decoded_small)
 
     def alike(self, first: Sequence[str], second: Sequence[str]) -> Values:
@@ -114,13 +114,17 @@ class PixelJudge:
         """What is wrong with the first broken one."""
         return first_problem(images, self._broken)
 
+    @cached_property
+    def _broken(self) -> dict[str, str]:
+        return dict(self._look())
+
     def _decoded(self, name: str) -> PIL.Image.Image | None:
         if name in self._broken:
             return None
         try:
             return to_rgb(self._path(name))
         except BadImage as error:
-            self._broken[name] = str(error)
+            self._broken[name] = str(error).removeprefix(f"{self._path(name)}: ")
             return None
 
     def _decoded_small(self, name: str) -> PIL.Image.Image | None:

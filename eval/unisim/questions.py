@@ -73,13 +73,16 @@ def _there(folder: Path) -> list[str]:
     """The data sets whose manifest lies there, in the order of tasks in the tables."""
     from eval.unisim.samples import TASKS
 
-    names = [file.stem.split("__", 1) for file in sorted(folder.glob("*__*.jsonl"))]
+    names = [file.stem.split("__") for file in sorted(folder.glob("*__*.jsonl"))]
+    names = [
+        parts for parts in names if len(parts) == 2
+    ]  # a third part is another split than the benchmark's
     order = {task: index for index, task in enumerate(TASKS)}
     return ["/".join(parts) for parts in sorted(names, key=lambda parts: order.get(parts[0], len(order)))]
 
 
 def _known() -> list[str]:
-    from eval.unisim.prepare import READERS
+    from eval.unisim.readers import READERS
 
     return list(READERS)
 
@@ -88,7 +91,7 @@ def _prepare(name: str, root: Path, file: Path, config: UnisimConfig) -> None:
     from eval.unisim.prepare import prepare
 
     print(f"eval: preparing {name} from {root}", file=sys.stderr)
-    prepare(name, root, file, config.seed, config.count)
+    prepare(name, root, file.parent, config.seed, config.count)
 
 
 def _checked(file: Path, name: str) -> Manifest:

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import datetime
 import sys
+import traceback
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -94,7 +95,9 @@ def complete(record: Mapping[str, Any]) -> bool:
 
 def _looked_at(manifest: Manifest, root: Path, workers: int) -> Mapping[str, str]:
     """What is wrong with the pictures of a manifest; said before minutes of asking."""
-    problems = check_pictures(manifest, root, threads=workers)
+    found = check_pictures(manifest, root, threads=workers)
+    # without the two hashes, so that one reason is counted once
+    problems = {name: reason.partition(": SHA-256")[0] for name, reason in found.items()}
     if problems:
         name, reason = next(iter(problems.items()))
         print(
@@ -110,7 +113,7 @@ def _asked(model: ModelConfig, found: Found, broken: Broken, config: UnisimConfi
     asker = ASKERS[model.kind]
     try:
         identity = asker.identity(model, config)
-    except (RewardError, ValueError, OSError) as error:
+    except Exception as error:
         problem = _failed(model, error)
         nothing = [Answered(manifest, skipped=problem) for manifest, _, _ in found.manifests]
         return _model(model, f"{model.kind}@unknown", nothing, problem, {}, config)
@@ -120,7 +123,7 @@ def _asked(model: ModelConfig, found: Found, broken: Broken, config: UnisimConfi
             path = Path(config.out) / FOLDER / f"{model.name}__{manifest.task}__{manifest.dataset}.jsonl"
             by = f"{answered_by(model, identity)} manifest@{manifest.digest[:12]}"
             answers = stack.enter_context(Answers(path, manifest.samples, by))
-            parts.append(Part(manifest, root, answers, broken(index) if answers.todo else {}))
+            parts.append(Part(manifest, root, answers, partial(broken, index)))
         _say_where(model, parts)
         known, problem = _ask(model, parts, config)
     answered = [
@@ -141,7 +144,7 @@ def _ask(
     """Have the questions answered; what stopped the model, if something did, is why the rest is skipped."""
     try:
         return ASKERS[model.kind].ask(parts, model, config), None
-    except (RewardError, ValueError, OSError) as error:
+    except Exception as error:
         problem = _failed(model, error)
         for part in parts:
             if part.todo:
@@ -182,8 +185,11 @@ def _model(
 
 
 def _failed(model: ModelConfig, error: Exception) -> str:
-    """Why a model answers nothing, in one line, said at once."""
+    """Why a model answers nothing more, in one line; said at once, and where nobody foresaw it, in full."""
     problem = " ".join(str(error).split()) or type(error).__name__
+    if not isinstance(error, RewardError | ValueError | OSError):
+        traceback.print_exception(error)
+        problem = f"{type(error).__name__}: {problem}"
     print(f"eval: {model.name} answers nothing more: {problem}", file=sys.stderr)
     return problem
 

@@ -19,27 +19,39 @@ import numpy as np
 from eval.unisim.parts import Part
 from eval.unisim.samples import Attribute, Task
 from eval.unisim.tasks import ONLY, Undefined, Values
+from reward_plugin.errors import ConfigError
 from reward_plugin.score.command import score_items
 from reward_plugin.score.config import ScoreConfig
 from reward_plugin.score.inputs import Item
 from reward_plugin.score.rows import Row, dimensions_of
-from reward_plugin.unisim.prompts import texts_for
+from reward_plugin.unisim.prompts import QUANTITIES, texts_for
 
 #: A picture's path and the text that it is scored with, if any.
 Pair: TypeAlias = tuple[str, str | None]
 
 #: Key of a row beside the scores: hash of the picture, by which a changed file is noticed.
 SHA256 = "sha256"
-#: Scorers that compare a picture with a text. All of their tasks are done by the one dimension they have.
-PROMPTED = frozenset({"clip", "pickscore", "hpsv2", "imagereward", "ocr"})
-#: Scorer of pictures alone -> what it chooses by: `iqa`, or an attribute of `paa`, -> dimension. A scorer
-#: that is not named, such as one of pyiqa, has one dimension, which is taken for quality.
+#: Scorer that compares a picture with a text -> its dimension that does; None: the only one it has.
+PROMPTED: dict[str, str | None] = {
+    "clip": None,
+    "pickscore": None,
+    "hpsv2": None,
+    "imagereward": None,
+    "unisim": "unisim_adherence",
+    "ocr": None,
+}
+#: Those that rate quality and attributes by a text that names them, as published.
+NAMED = frozenset({"clip", "pickscore", "hpsv2", "imagereward"})
+#: Scorer of pictures alone -> `quality`, or an attribute of `paa`, -> dimension. A scorer that stands nowhere
+#: here, such as one of pyiqa, has one dimension, which is taken for quality.
 ALONE: dict[str, dict[str, str]] = {
-    "unipercept": {"iqa": "iqa"},
-    "artimuse": {"iqa": "artimuse"},
-    "laion": {"iqa": "laion_aesthetic"},
-    "pixels": {"iqa": "sharpness", "colorfulness": "colourfulness", "sharpness": "sharpness"},
-    "naive": {"iqa": "naive_pixels"},
+    "unipercept": {"quality": "iqa"},
+    "artimuse": {"quality": "artimuse"},
+    "laion": {"quality": "laion_aesthetic"},
+    "pixels": {"quality": "sharpness", "colorfulness": "colourfulness", "sharpness": "sharpness"},
+    "naive": {"quality": "naive_pixels"},
+    "unisim": {quantity: f"unisim_{quantity}" for quantity in QUANTITIES},
+    "ocr": {},
 }
 
 
@@ -51,11 +63,13 @@ class Way:
         column: Dimension; None: the only one.
         sign: -1 where lower is better.
         prompted: Whether the text of the question is scored with the picture.
+        named: Whether the config names the dimension, which then must be there.
     """
 
     column: str | None
     sign: int
     prompted: bool
+    named: bool = False
 
 
 def way(scorer: str, task: Task, attribute: Attribute | None, columns: Mapping[str, str]) -> Way:
@@ -71,23 +85,23 @@ def way(scorer: str, task: Task, attribute: Attribute | None, columns: Mapping[s
     Raises:
         Undefined: it cannot, and no column is named for it.
     """
-    prompted = scorer in PROMPTED
+    rates = task in ("iqa", "paa")
+    prompted = scorer in NAMED if rates else scorer in PROMPTED
     named = columns.get(f"{task}/{attribute}", columns.get(task))
     if named is not None:
-        return Way(named.removeprefix("-"), -1 if named.startswith("-") else 1, prompted)
+        return Way(named.removeprefix("-"), -1 if named.startswith("-") else 1, prompted, True)
     if prompted:
-        return Way(None, 1, True)
-    if task not in ("iqa", "paa"):
+        return Way(PROMPTED[scorer], 1, True)
+    if not rates:
         raise Undefined(
             f"{scorer} looks at no text; name a dimension in columns.{task} to choose by it all the same"
         )
-    known = ALONE.get(scorer)
-    if known is None and task == "iqa":
+    if scorer not in ALONE and task == "iqa":
         return Way(None, 1, False)
-    column = (known or {}).get(attribute or "iqa")
+    quantity = attribute or "quality"
+    column = ALONE.get(scorer, {}).get(quantity)
     if column is None:
-        what = attribute or "quality"
-        raise Undefined(f"{scorer} has no dimension for {what}; name one in columns to choose by it")
+        raise Undefined(f"{scorer} has no dimension for {quantity}; name one in columns to choose by it")
     return Way(column, 1, False)
 
 
@@ -193,8 +207,10 @@ class ScorerJudge:
         if how.column is None or how.column in names:
             return how.column or names[0]
         ending = [name for name in names if name.endswith(f"_{how.column}")]
+        if not ending and how.named:
+            raise ConfigError(f"columns: no dimension {how.column!r}; {self.scorer} has {', '.join(names)}")
         if not ending:
-            raise Undefined(f"{self.scorer} has no dimension {how.column!r}; there are {', '.join(names)}")
+            raise Undefined(f"{self.scorer} gives no {how.column}; there are {', '.join(names)}")
         return ending[0]
 
 

@@ -68,8 +68,7 @@ def _figures(counts: Mapping[str, Any]) -> list[Any]:
 
 
 def table_markdown(record: Mapping[str, Any]) -> str:
-    """Tasks and averages, then data sets, in percent with their intervals; then what is missing.
-    """
+    """Tasks and averages, then data sets, in percent with their intervals; then what is missing."""
     tasks = [task for task in TASKS if any(part["task"] == task for part in record["manifests"])]
     lines = [f"# {record['title']}", ""]
     heads = [TITLES[task] for task in tasks] + [AVERAGE_TITLES[name] for name in AVERAGES]

@@ -58,7 +58,7 @@ def judge(tmp_path: Path) -> PixelJudge:
     ):
         PIL.Image.fromarray(picture).save(tmp_path / f"{name}.png")
     (tmp_path / "torn.png").write_bytes((tmp_path / "far.png").read_bytes()[:300])
-    return PixelJudge(lambda name: str(tmp_path / name), {"known.png": "changed"})
+    return PixelJudge(lambda name: str(tmp_path / name), lambda: {"known.png": "changed"})
 
 
 def test_the_nearer_picture_is_chosen_and_of_equal_ones_the_first(judge: PixelJudge):

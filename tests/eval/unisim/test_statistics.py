@@ -8,7 +8,7 @@ import pytest
 from eval.proportion import wilson
 from eval.unisim.record import Tally, TaskScore
 from eval.unisim.samples import Task
-from eval.unisim.statistics import average, between_tasks, best_technique, kendall, mean, tally, tally_ranked
+from eval.unisim.statistics import average, best_technique, between_tasks, kendall, mean, tally, tally_ranked
 
 
 def test_what_was_not_answered_counts_as_wrong():
@@ -68,9 +68,8 @@ def score(accuracy: float | None, missing: tuple[str, ...] = ()) -> TaskScore:
 
 
 def test_an_average_over_fewer_tasks_is_none():
-    tasks: dict[Task, TaskScore] = {
-        "img_2afc": score(0.8), "it_2afc": score(0.6), "text_2afc": score(0.7), "iqa": score(0.5), "paa": score(0.1)
-    }  # fmt: skip
+    shares: dict[Task, float] = {"img_2afc": 0.8, "it_2afc": 0.6, "text_2afc": 0.7, "iqa": 0.5, "paa": 0.1}
+    tasks = {task: score(share) for task, share in shares.items()}
     found = average(tasks, "core")
     assert found.accuracy == pytest.approx(0.65) and found.missing == []
     assert average(tasks, "ood").accuracy is None

@@ -42,7 +42,9 @@ def choices(found: Sequence[Outcome]) -> list[Mapping[str, int | None] | int | N
 
 def test_img_2afc_takes_the_one_that_is_more_like_the_reference():
     judge = Written({("r", "a"): 0.2, ("r", "b"): 0.7, ("r", "c"): 0.7})
-    asked = [Sample(f"{i}", "img_2afc", ("r", *pair), label=0) for i, pair in enumerate(("ab", "ba", "bc", "ca"))]
+    asked = [
+        Sample(f"{i}", "img_2afc", ("r", *pair), label=0) for i, pair in enumerate(("ab", "ba", "bc", "ca"))
+    ]
     found = evaluate("img_2afc", asked, judge)
     assert choices(found) == [1, 0, 0, 0]  # of equal ones the first
     assert found[0].values[""].tolist() == [0.2, 0.7]
@@ -92,8 +94,9 @@ def test_nafc_takes_the_best_of_any_number():
 
 def test_a_question_whose_value_is_missing_is_left_out_and_costs_no_other():
     judge = Written({("r", "a"): 0.2, ("r", "b"): 0.7})
-    asked = [Sample("0", "img_2afc", ("r", "a", "torn"), label=0), Sample("1", "img_2afc", ("r", "a", "b"), label=0),
-             Sample("2", "img_2afc", ("r", "a", "x"), label=0)]  # fmt: skip
+    asked = [
+        Sample(f"{i}", "img_2afc", ("r", "a", other), label=0) for i, other in enumerate(("torn", "b", "x"))
+    ]
     found = evaluate("img_2afc", asked, judge)
     assert choices(found) == [None, 1, None]
     assert [outcome.error for outcome in found] == ["r: torn", None, "it has no value for one of the choices"]
@@ -140,11 +143,15 @@ def embedded(tmp_path) -> EncoderJudge:  # type: ignore[no-untyped-def]
     store = VectorStore(tmp_path / "e.bin")
     pictures = {f"p{i}": text_key(f"picture {i}") for i in range(10)}
     texts = [f"t{i}" for i in range(10)]
-    texts += [text for quantity in QUANTITIES for way in ("naive", "clip_iqa") for text in texts_for(quantity, way)]
+    texts += [
+        text for quantity in QUANTITIES for way in ("naive", "clip_iqa") for text in texts_for(quantity, way)
+    ]
     keys = list(dict.fromkeys([*pictures.values(), *map(text_key, texts)]))
     drawn = rng.normal(size=(len(keys), 5))
     store.add(keys, (drawn / np.linalg.norm(drawn, axis=1, keepdims=True)).astype(np.float32))
-    return EncoderJudge(store, pictures | {"gone": text_key("gone")}, {"gone": "no such file"}, ["naive", "clip_iqa"])
+    return EncoderJudge(
+        store, pictures | {"gone": text_key("gone")}, {"gone": "no such file"}, ["naive", "clip_iqa"]
+    )
 
 
 def test_encoders_choose_as_the_published_formulas(embedded: EncoderJudge):
@@ -164,7 +171,10 @@ def test_encoders_choose_as_the_published_formulas(embedded: EncoderJudge):
             "it_2afc": (Sample("0", "it_2afc", (a, b), (u,), 0), formulas.it_2afc(t(u), p[a], p[b])),
             "text_2afc": (Sample("0", "text_2afc", (a,), (u, v), 0), formulas.text_2afc(p[a], t(u), t(v))),
             "ooo": (Sample("0", "ooo", (a, b, c), label=0), formulas.odd_one_out(p[a], p[b], p[c])),
-            "nafc": (Sample("0", "nafc", (a, b, c), (u,), 0), formulas.nafc(t(u), np.stack([p[a], p[b], p[c]]))),
+            "nafc": (
+                Sample("0", "nafc", (a, b, c), (u,), 0),
+                formulas.nafc(t(u), np.stack([p[a], p[b], p[c]])),
+            ),
         }
         for task, (sample, right) in expected.items():
             assert evaluate(task, [sample], embedded)[0].choices == {"": int(right.choice)}, task
