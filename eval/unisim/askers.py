@@ -18,6 +18,7 @@ from typing import Any
 
 from eval.unisim.config import Kind, ModelConfig, UnisimConfig
 from eval.unisim.parts import Part
+from eval.unisim.samples import Sample
 from reward_plugin.errors import ConfigError
 from reward_plugin.score.identity import describe, fingerprint
 
@@ -74,14 +75,14 @@ def _ask_encoder(parts: Sequence[Part], model: ModelConfig, config: UnisimConfig
             weights=model.weights,
             device=model.device,
             dtype=model.dtype or "float32",
-            batch_size=model.batch_size,
+            batch_size=model.at_once,
             revision=model.revision,
             **options,
         )
 
     store = file_of(config, "embeddings", model.name, _encoder_identity(model, config), ".bin")
     return ask_encoder(
-        parts, load, store, techniques=model.techniques, batch_size=model.batch_size, label=model.name
+        parts, load, store, techniques=model.techniques, batch_size=model.at_once, label=model.name
     )
 
 
@@ -98,9 +99,49 @@ def _ask_scorer(parts: Sequence[Part], model: ModelConfig, config: UnisimConfig)
         file_of(config, "scores", model.name, _scorer_identity(model, config), ".jsonl"),
         columns=model.columns,
         techniques=model.techniques,
-        batch_size=model.batch_size,
+        batch_size=model.at_once,
         workers=config.workers,
     )
+
+
+def _generative_identity(model: ModelConfig, config: UnisimConfig) -> str:
+    more: dict[str, Any] = {}
+    if model.examples:
+        from eval.unisim.generative import read_sources
+
+        sources = read_sources(Path(config.examples_from or ""), config.root_of)
+        digests = [manifest.digest for manifest, _ in sources]
+        more = {"examples": model.examples, "seed": config.seed, "examples_from": digests}
+    return _identity(model, more, "auto")
+
+
+def _ask_generative(parts: Sequence[Part], model: ModelConfig, config: UnisimConfig) -> dict[str, int]:
+    from eval.unisim.generative import Answers, ask_generative, draw_examples, read_sources
+
+    sources = read_sources(Path(config.examples_from or ""), config.root_of) if model.examples else []
+
+    def load() -> Answers:
+        from reward_plugin.unisim.generative import GenerativeJudge
+
+        assert model.path is not None
+        return GenerativeJudge.load(
+            model.path,
+            device=model.device,
+            dtype=model.dtype or "auto",
+            batch_size=model.at_once,
+            revision=model.revision,
+            **model.options,
+        )
+
+    def examples(part: Part, sample: Sample) -> Sequence[Any]:
+        if not model.examples:
+            return ()
+        from reward_plugin.unisim.generative import Example
+
+        drawn = draw_examples(part.manifest, sample, sources, model.examples, config.seed)
+        return [Example(question, choice) for question, choice in drawn]
+
+    return ask_generative(parts, load, examples, batch_size=model.at_once, label=model.name)
 
 
 def _ask_pixels(parts: Sequence[Part], model: ModelConfig, config: UnisimConfig) -> dict[str, int]:
@@ -116,6 +157,7 @@ def _ask_pixels(parts: Sequence[Part], model: ModelConfig, config: UnisimConfig)
 ASKERS: dict[Kind, Asker] = {
     "encoder": Asker(_encoder_identity, _ask_encoder),
     "scorer": Asker(_scorer_identity, _ask_scorer),
+    "generative": Asker(_generative_identity, _ask_generative),
     "pixels": Asker(lambda model, config: "pixels", _ask_pixels),
 }
 

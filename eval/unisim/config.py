@@ -33,7 +33,7 @@ class ModelConfig:
         device: auto, cpu, cuda or cuda:N.
         dtype: auto (bfloat16 on CUDA, float32 on CPU), float32, bfloat16 or float16; by default what the kind
             of model was published with.
-        batch_size: Pictures, or questions, at once.
+        batch_size: Pictures at once, 64 by default; of a generative model questions, 8 by default.
         options: Further options of the encoder or the generative model, by their names in Python.
         group: Such as general or specialised; agreement between tasks is also reported within each group.
 
@@ -52,7 +52,7 @@ class ModelConfig:
     examples: int = 0
     device: str = "auto"
     dtype: str | None = None
-    batch_size: int = 64
+    batch_size: int | None = None
     options: dict[str, Any] = field(default_factory=dict)
     group: str | None = None
 
@@ -68,7 +68,7 @@ class ModelConfig:
         if self.kind == "scorer" and self.scorer is None:
             raise ValueError(f"{where}: scorer is missing; give a name such as pickscore, or {{name: ...}}")
         self._foreign(where)
-        if self.batch_size < 1 or self.examples < 0:
+        if self.at_once < 1 or self.examples < 0:
             raise ValueError(
                 f"{where}: batch_size is {self.batch_size} and examples {self.examples}; at least 1 and 0 "
                 "are meant"
@@ -85,6 +85,11 @@ class ModelConfig:
                 raise ValueError(
                     f"{where}: columns.{name}: there is no such task; there are {', '.join(TASKS)}"
                 )
+
+    @property
+    def at_once(self) -> int:
+        """`batch_size`, or the kind's own."""
+        return (8 if self.kind == "generative" else 64) if self.batch_size is None else self.batch_size
 
     def _foreign(self, where: str) -> None:
         """Options that a kind does not have; a mistake that would otherwise go unseen."""

@@ -32,6 +32,7 @@ from tests.eval.unisim.planted import (
     samples,
     write_bench,
 )
+from tests.eval.unisim.worlds import WORLDS
 
 SCHEMA = json.loads((ROOT / "eval" / "unisim" / "results.schema.json").read_text())
 CLIP_SCORER = {
@@ -378,3 +379,19 @@ def test_a_manifest_in_another_order_is_the_same_figure(tmp_path: Path):
     write_manifest(replace(manifest, samples=manifest.samples[::-1]), path)
     assert ask(tmp_path / "m", tmp_path / "out", [ENCODER]) == 0
     assert cell(results(tmp_path / "out"), "pocket-clip", "it_2afc") == before
+
+
+def test_every_published_layout_is_prepared_and_asked(tmp_path: Path):
+    for build in dict.fromkeys(WORLDS.values()):
+        build(tmp_path / "data")
+    encoder = ENCODER | {"batch_size": 64}
+    assert ask(tmp_path / "m", tmp_path / "out", [encoder], root=tmp_path / "data") == 0
+    record = results(tmp_path / "out")
+    assert {f"{part['task']}/{part['dataset']}" for part in record["manifests"]} == set(WORLDS)
+    model = record["models"][0]
+    assert all(part["answered"] == part["questions"] > 0 for part in model["datasets"])
+    assert model["averages"]["all"]["accuracy"] is not None and not record["problems"]
+    assert list(_check(record, SCHEMA, SCHEMA, "record")) == []
+    frozen = {path.name: path.read_bytes() for path in (tmp_path / "m").glob("*.jsonl")}
+    assert ask(tmp_path / "m", tmp_path / "out", [encoder], root=tmp_path / "data") == 0
+    assert frozen == {path.name: path.read_bytes() for path in (tmp_path / "m").glob("*.jsonl")}
