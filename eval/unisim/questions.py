@@ -9,6 +9,10 @@ from pathlib import Path
 
 from eval.unisim.config import UnisimConfig
 from eval.unisim.manifest import Manifest, read_manifest
+from flow_grpo.files import replacing
+
+#: File beside manifests: names of the data sets that are being prepared.
+PREPARING = ".preparing"
 
 
 @dataclass(frozen=True)
@@ -31,7 +35,8 @@ def find_questions(config: UnisimConfig) -> Found:
         ValueError: `only` allows nothing, or nothing can be read.
     """
     folder = Path(config.manifests)
-    names = [name for name in config.sets or _there(folder) or _known() if config.chooses(*split(name))]
+    every = config.sets or _unfinished(folder) or _there(folder) or _begin(folder)
+    names = [name for name in every if config.chooses(*split(name))]
     if not names:
         raise ValueError(f"only is {', '.join(config.only)}: no data set is left; name tasks or data sets")
     found: list[tuple[Manifest, Path, Path]] = []
@@ -47,6 +52,8 @@ def find_questions(config: UnisimConfig) -> Found:
         except (ValueError, OSError) as error:
             problems.append(f"{name}: {' '.join(str(error).split())}")
             print(f"eval: left out {problems[-1]}", file=sys.stderr)
+    if not config.sets and names == list(every):
+        (folder / PREPARING).unlink(missing_ok=True)
     if not found:
         raise ValueError(f"no questions: {'; '.join(problems)}")
     return Found(found, problems)
@@ -81,10 +88,22 @@ def _there(folder: Path) -> list[str]:
     return ["/".join(parts) for parts in sorted(names, key=lambda parts: order.get(parts[0], len(order)))]
 
 
-def _known() -> list[str]:
+def _begin(folder: Path) -> list[str]:
+    """The whole benchmark; noted, so that what an interrupted run has prepared is not taken for all of it."""
     from eval.unisim.readers import READERS
 
+    folder.mkdir(parents=True, exist_ok=True)
+    with replacing(folder / PREPARING) as beside:
+        beside.write_text("\n".join(READERS), encoding="utf-8")
     return list(READERS)
+
+
+def _unfinished(folder: Path) -> list[str]:
+    """What an interrupted run was preparing."""
+    try:
+        return (folder / PREPARING).read_text(encoding="utf-8").split()
+    except FileNotFoundError:
+        return []
 
 
 def _prepare(name: str, root: Path, file: Path, config: UnisimConfig) -> None:

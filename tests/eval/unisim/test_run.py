@@ -13,6 +13,7 @@ import pytest
 from eval.proportion import wilson
 from eval.unisim.encoders import AT_ONCE
 from eval.unisim.manifest import read_manifest, write_manifest
+from eval.unisim.readers import READERS
 from eval.unisim.record import read
 from eval.unisim.samples import TASKS, Sample
 from reward_plugin.unisim.encoder import Encoder
@@ -381,10 +382,19 @@ def test_a_manifest_in_another_order_is_the_same_figure(tmp_path: Path):
     assert cell(results(tmp_path / "out"), "pocket-clip", "it_2afc") == before
 
 
-def test_every_published_layout_is_prepared_and_asked(tmp_path: Path):
+def interrupted(*args: Any) -> Any:
+    raise KeyboardInterrupt
+
+
+def test_every_published_layout_is_prepared_and_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     for build in dict.fromkeys(WORLDS.values()):
         build(tmp_path / "data")
     encoder = ENCODER | {"batch_size": 64}
+    with monkeypatch.context() as patched:  # interrupted while it prepares the second data set
+        first, *rest = READERS
+        patched.setattr("eval.unisim.prepare.READERS", READERS | dict.fromkeys(rest, interrupted))
+        assert ask(tmp_path / "m", tmp_path / "out", [encoder], root=tmp_path / "data") == 130
+    assert [path.name for path in (tmp_path / "m").glob("*.jsonl")] == [f"{first.replace('/', '__')}.jsonl"]
     assert ask(tmp_path / "m", tmp_path / "out", [encoder], root=tmp_path / "data") == 0
     record = results(tmp_path / "out")
     assert {f"{part['task']}/{part['dataset']}" for part in record["manifests"]} == set(WORLDS)
