@@ -11,6 +11,7 @@ import hashlib
 import inspect
 import json
 import re
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,8 @@ from eval.unisim.samples import Sample
 from reward_plugin.errors import ConfigError
 from reward_plugin.score.identity import describe, fingerprint
 
+#: Questions after which the answers of pixels are kept.
+PIXELS_AT_ONCE = 200
 #: Options that change how fast answers come, not what they are.
 _NOT_ANSWERS = frozenset({"threads", "cache_items", "batch_size", "device"})
 
@@ -145,12 +148,17 @@ def _ask_generative(parts: Sequence[Part], model: ModelConfig, config: UnisimCon
 
 
 def _ask_pixels(parts: Sequence[Part], model: ModelConfig, config: UnisimConfig) -> dict[str, int]:
+    from tqdm import tqdm
+
     from eval.unisim.pixels import PixelJudge
 
-    for part in parts:
-        if part.manifest.task == "ir":
-            part.skipped = "pixels find no objects, and a whole gallery takes hours"
-        part.ask(PixelJudge(part.path, part.look))
+    measured: dict[str, Mapping[Any, float]] = {}
+    total = sum(len(part.todo) for part in parts)
+    with tqdm(total=total, desc=model.name, unit="q", disable=not (total and sys.stderr.isatty())) as bar:
+        for part in parts:
+            if part.manifest.task == "ir":
+                part.skipped = "pixels find no objects, and a whole gallery takes hours"
+            part.ask(PixelJudge(part.path, part.look, measured), PIXELS_AT_ONCE, bar.update)
     return {}
 
 

@@ -54,16 +54,27 @@ class Part:
         """Where a picture's file is."""
         return os.path.join(self.root, name)
 
-    def ask(self, judge: Judge) -> None:
-        """Have the judge choose, and keep its answers; where it cannot, the reason."""
-        if not self.todo:
-            return
-        try:
-            found = evaluate(self.manifest.task, self.todo, judge, self.manifest.gallery)
-        except Undefined as error:
-            self.skipped = str(error)
-        else:
+    def ask(
+        self, judge: Judge, at_once: int | None = None, done: Callable[[int], object] | None = None
+    ) -> None:
+        """Have the judge choose, and keep its answers; where it cannot, the reason.
+
+        Args:
+            judge: Whom to ask.
+            at_once: Questions after which answers are kept; all by default.
+            done: Told of so many new answers.
+        """
+        todo = self.todo
+        for start in range(0, len(todo), at_once or len(todo) or 1):
+            asked = todo[start : start + (at_once or len(todo))]
+            try:
+                found = evaluate(self.manifest.task, asked, judge, self.manifest.gallery)
+            except Undefined as error:
+                self.skipped = str(error)
+                return
             self.answers.give(found)
+            if done is not None:
+                done(len(found))
 
     def rehearse(self, judge: Judge) -> None:
         """Ask a judge that takes notes of what it is asked; what it says is forgotten."""

@@ -81,10 +81,23 @@ STATISTICS: dict[Attribute | None, Callable[[np.ndarray], float]] = {
 class PixelJudge:
     """Chooses by pixels; see `eval.unisim.tasks.Judge`."""
 
-    def __init__(self, path: Callable[[str], str], look: Callable[[], Mapping[str, str]]) -> None:
-        """Take where a picture's file is, and what finds out what is wrong with some."""
+    def __init__(
+        self,
+        path: Callable[[str], str],
+        look: Callable[[], Mapping[str, str]],
+        measured: dict[str, Mapping[Attribute | None, float]] | None = None,
+    ) -> None:
+        """Take what is needed.
+
+        Args:
+            path: Where a picture's file is.
+            look: Finds out what is wrong with some.
+            measured: Path -> all statistics; filled here, and shared between the judges of several data sets,
+                so that a picture that several of them show is decoded once.
+        """
         self._path = path
         self._look = look
+        self._measured = {} if measured is None else measured
         self._small = lru_cache(KEPT)(self._decoded_small)
 
     def alike(self, first: Sequence[str], second: Sequence[str]) -> Values:
@@ -104,15 +117,21 @@ class PixelJudge:
 
     def shows(self, images: Sequence[str], attribute: Attribute | None) -> Values:
         """The attribute's statistic, of each picture at its own size."""
-        known: dict[str, float] = {}
-        for name in dict.fromkeys(images):
-            picture = self._decoded(name)
-            known[name] = np.nan if picture is None else STATISTICS[attribute](np.asarray(picture))
-        return {ONLY: np.array([known[name] for name in images])}
+        return {ONLY: np.array([self._measure(name).get(attribute, np.nan) for name in images])}
 
     def why(self, images: Sequence[str], texts: Sequence[str]) -> str | None:
         """What is wrong with the first broken one."""
         return first_problem(images, self._broken)
+
+    def _measure(self, name: str) -> Mapping[Attribute | None, float]:
+        path = self._path(name)
+        if path not in self._measured:
+            picture = self._decoded(name)
+            if picture is None:
+                return {}
+            pixels = np.asarray(picture)
+            self._measured[path] = {about: measure(pixels) for about, measure in STATISTICS.items()}
+        return self._measured[path]
 
     @cached_property
     def _broken(self) -> dict[str, str]:

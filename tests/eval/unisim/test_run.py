@@ -229,6 +229,31 @@ def test_an_interrupted_scorer_goes_on_and_scores_nothing_twice(
     assert len(seen) == len(needed) == results(tmp_path)["models"][0]["encoded"]["scored"]
 
 
+def test_interrupted_pixels_go_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    from eval.unisim.pixels import PixelJudge
+
+    seen: list[str] = []
+    real = PixelJudge.alike
+
+    def alike(self: PixelJudge, first: Any, second: Any) -> Any:
+        if interrupting and seen:
+            raise KeyboardInterrupt
+        seen.extend(first)
+        return real(self, first, second)
+
+    monkeypatch.setattr(PixelJudge, "alike", alike)
+    monkeypatch.setattr("eval.unisim.askers.PIXELS_AT_ONCE", 4)
+    write_bench(tmp_path / "m", ["img_2afc"])
+    interrupting = True
+    assert ask(tmp_path / "m", tmp_path, [PIXELS]) == 130
+    kept = rows(tmp_path, "floor", "img_2afc")
+    assert [row["id"] for row in kept] == ["0", "1", "2", "3"]
+    interrupting = False
+    assert ask(tmp_path / "m", tmp_path, [PIXELS]) == 0
+    assert rows(tmp_path, "floor", "img_2afc")[:4] == kept and len(seen) == 2 * 6
+    assert cell(results(tmp_path), "floor", "img_2afc")["answered"] == 6
+
+
 def test_pictures_that_are_gone_or_changed_leave_their_questions_out(tmp_path: Path):
     pictures = copied_pictures(tmp_path / "images")
     write_bench(tmp_path / "m", ["img_2afc", "iqa", "ir"], images=pictures)
