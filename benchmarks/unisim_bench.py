@@ -54,7 +54,7 @@ def stand_ins(root: Path, scale: float) -> dict[str, dict[str, int | None]]:
     names = [str(10004473376 + i) for i in range(koniq)]
     scores = rng.uniform(20, 80, koniq).round(2)
     rows = [(f"{n}.jpg", 0, 0, 0, 1, 0, 100, s, 0.5, "test") for n, s in zip(names, scores, strict=True)]
-    head = ("image_name", "c1", "c2", "c3", "c4", "c5", "c_total", "MOS", "SD", "set")
+    head: tuple[str, ...] = ("image_name", "c1", "c2", "c3", "c4", "c5", "c_total", "MOS", "SD", "set")
     folder = root / "koniq10k"
     for name in names:
         _picture(rng, folder / "1024x768" / f"{name}.jpg", 1024, 768)
@@ -156,7 +156,8 @@ def measure(options: argparse.Namespace, work: Path) -> dict[str, Any]:
     from eval.unisim.prepare import prepare
     from reward_plugin.unisim.encoder import Encoder
 
-    root, rows = work / "data", []
+    root = work / "data"
+    rows: list[dict[str, Any]] = []
     sets = stand_ins(root, options.scale)
     anew = Anew(Encoder.load(str(options.model), device="cpu", cache_items=0))
     for title, counts in sets.items():

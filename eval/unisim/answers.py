@@ -99,9 +99,7 @@ def _row(outcome: Outcome, scored_by: str) -> dict[str, Any]:
 
 
 def _outcome(row: Mapping[str, Any], sample: Sample) -> Outcome:
-    precisions = None
-    if "medium" in row:
-        precisions = tuple(math.nan if row[key] is None else float(row[key]) for key in ("medium", "hard"))
+    precisions = (_number(row["medium"]), _number(row["hard"])) if "medium" in row else None
     return Outcome(
         sample,
         _named(row["choice"]) if "choice" in row else {},
@@ -110,6 +108,10 @@ def _outcome(row: Mapping[str, Any], sample: Sample) -> Outcome:
         None,
         row.get("text"),
     )
+
+
+def _number(value: float | None) -> float:
+    return math.nan if value is None else float(value)
 
 
 def _plain(found: Mapping[str, Any]) -> Any:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -124,10 +125,7 @@ def draw_examples(
             f"{sample.choices} choices, no picture in common), and {count} examples are asked for"
         )
     chosen = sorted(found, key=lambda entry: entry[:2])[:count]
-    return [
-        (_question(other, lambda name, root=root: os.path.join(root, name)), other.label or 0)
-        for _, _, other, root in chosen
-    ]
+    return [(_question(other, partial(os.path.join, root)), other.label or 0) for _, _, other, root in chosen]
 
 
 def read_sources(folder: Path, root_of: Callable[[str, str], str | None]) -> list[tuple[Manifest, Path]]:

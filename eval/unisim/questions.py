@@ -84,7 +84,7 @@ def _there(folder: Path) -> list[str]:
     names = [
         parts for parts in names if len(parts) == 2
     ]  # a third part is another split than the benchmark's
-    order = {task: index for index, task in enumerate(TASKS)}
+    order: dict[str, int] = {task: index for index, task in enumerate(TASKS)}
     return ["/".join(parts) for parts in sorted(names, key=lambda parts: order.get(parts[0], len(order)))]
 
 

@@ -10,11 +10,15 @@ Shapes: G gallery pictures, Q queries, R resamples.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TypeAlias
 
 import numpy as np
 
+#: Of gallery pictures.
+Indices: TypeAlias = Sequence[int] | np.ndarray
 
-def average_precision(order: np.ndarray, positives: Sequence[int], junk: Sequence[int] = ()) -> float:
+
+def average_precision(order: np.ndarray, positives: Indices, junk: Indices = ()) -> float:
     """Area under the curve of precision over recall of one query.
 
     The i-th positive (from 0), which stands behind `before` other pictures of which i are positive, adds the

@@ -26,6 +26,7 @@ from eval.unisim.manifest import Manifest
 from eval.unisim.parts import Part
 from eval.unisim.questions import Found, find_questions
 from eval.unisim.record import SCHEMA, VERSION, Model, write
+from eval.unisim.samples import Task
 from eval.unisim.statistics import between_tasks
 from eval.unisim.tables import write_tables
 from flow_grpo.log import versions
@@ -66,10 +67,7 @@ def run(config: UnisimConfig) -> int:
 
 def build(config: UnisimConfig, found: Found, models: Sequence[Model]) -> dict[str, Any]:
     """Assemble the record."""
-    whole = [
-        (model.group, {task: score.accuracy for task, score in model.tasks.items() if score.whole})
-        for model in models
-    ]
+    whole = [(model.group, _whole(model)) for model in models]
     return {
         "schema": SCHEMA,
         "version": VERSION,
@@ -82,6 +80,15 @@ def build(config: UnisimConfig, found: Found, models: Sequence[Model]) -> dict[s
         "models": [asdict(model) for model in models],
         "tau": [asdict(tau) for tau in between_tasks(whole)],
         "problems": list(found.problems),
+    }
+
+
+def _whole(model: Model) -> dict[Task, float]:
+    """Tasks of which a model has a figure that means something beside others'."""
+    return {
+        task: score.accuracy
+        for task, score in model.tasks.items()
+        if score.whole and score.accuracy is not None
     }
 
 
@@ -114,9 +121,9 @@ def _asked(model: ModelConfig, found: Found, broken: Broken, config: UnisimConfi
     try:
         identity = asker.identity(model, config)
     except Exception as error:
-        problem = _failed(model, error)
-        nothing = [Answered(manifest, skipped=problem) for manifest, _, _ in found.manifests]
-        return _model(model, f"{model.kind}@unknown", nothing, problem, {}, config)
+        reason = _failed(model, error)
+        nothing = [Answered(manifest, skipped=reason) for manifest, _, _ in found.manifests]
+        return _model(model, f"{model.kind}@unknown", nothing, reason, {}, config)
     with ExitStack() as stack:
         parts = []
         for index, (manifest, _, root) in enumerate(found.manifests):

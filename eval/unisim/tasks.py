@@ -22,6 +22,8 @@ from reward_plugin.unisim.formulas import choose
 
 #: Technique -> a value of each pair, float64 [n], NaN where there is none. The only technique is called "".
 Values: TypeAlias = Mapping[str, np.ndarray]
+#: Technique -> an array of values for each question [C].
+Rows: TypeAlias = Mapping[str, Sequence[np.ndarray]]
 ONLY = ""
 
 
@@ -99,33 +101,33 @@ def _chosen(sample: Sample, values: Mapping[str, np.ndarray], judge: Judge) -> O
     return Outcome(sample, error=reason)
 
 
-def _alike(samples: Sequence[Sample], judge: Judge) -> Mapping[str, np.ndarray]:
+def _alike(samples: Sequence[Sample], judge: Judge) -> Rows:
     """Reference with each of the two others [Q, 2]."""
     reference, first, second = zip(*(sample.images for sample in samples), strict=True)
-    return _split(judge.alike(reference * 2, first + second), 2)
+    return _per_question(judge.alike(reference * 2, first + second), 2)
 
 
-def _odd(samples: Sequence[Sample], judge: Judge) -> Mapping[str, np.ndarray]:
+def _odd(samples: Sequence[Sample], judge: Judge) -> Rows:
     """The other two of each picture with one another [Q, 3]: the odd one's are the most alike."""
     a, b, c = zip(*(sample.images for sample in samples), strict=True)
-    return _split(judge.alike(b + a + a, c + c + b), 3)
+    return _per_question(judge.alike(b + a + a, c + c + b), 3)
 
 
-def _fits(samples: Sequence[Sample], judge: Judge) -> Mapping[str, np.ndarray]:
+def _fits(samples: Sequence[Sample], judge: Judge) -> Rows:
     """Each picture with the text [Q, 2]."""
     first, second = zip(*(sample.images for sample in samples), strict=True)
     texts = [sample.texts[0] for sample in samples]
-    return _split(judge.fits(first + second, texts * 2), 2)
+    return _per_question(judge.fits(first + second, texts * 2), 2)
 
 
-def _texts_fit(samples: Sequence[Sample], judge: Judge) -> Mapping[str, np.ndarray]:
+def _texts_fit(samples: Sequence[Sample], judge: Judge) -> Rows:
     """The picture with each text [Q, 2]."""
     images = [sample.images[0] for sample in samples]
     first, second = zip(*(sample.texts for sample in samples), strict=True)
-    return _split(judge.fits(images * 2, first + second), 2)
+    return _per_question(judge.fits(images * 2, first + second), 2)
 
 
-def _shows(samples: Sequence[Sample], judge: Judge) -> Mapping[str, np.ndarray]:
+def _shows(samples: Sequence[Sample], judge: Judge) -> Rows:
     """Quality, or the question's attribute, of each picture [Q, 2]."""
     found: dict[str, np.ndarray] = {}
     for attribute in dict.fromkeys(sample.attribute for sample in samples):
@@ -133,10 +135,10 @@ def _shows(samples: Sequence[Sample], judge: Judge) -> Mapping[str, np.ndarray]:
         first, second = zip(*(samples[index].images for index in at), strict=True)
         for name, rows in _split(judge.shows(first + second, attribute), 2).items():
             found.setdefault(name, np.full((len(samples), 2), np.nan))[at] = rows
-    return found
+    return {name: list(rows) for name, rows in found.items()}
 
 
-def _fits_of_many(samples: Sequence[Sample], judge: Judge) -> Mapping[str, list[np.ndarray]]:
+def _fits_of_many(samples: Sequence[Sample], judge: Judge) -> Rows:
     """Each picture with the text, of any number of them: Q arrays [C]."""
     images = [image for sample in samples for image in sample.images]
     texts = [sample.texts[0] for sample in samples for _ in sample.images]
@@ -145,7 +147,7 @@ def _fits_of_many(samples: Sequence[Sample], judge: Judge) -> Mapping[str, list[
 
 
 #: Task -> technique -> a row of values for each question, by which it chooses.
-VALUES: dict[Task, Callable[[Sequence[Sample], Judge], Mapping[str, Sequence[np.ndarray]]]] = {
+VALUES: dict[Task, Callable[[Sequence[Sample], Judge], Rows]] = {
     "img_2afc": _alike,
     "it_2afc": _fits,
     "text_2afc": _texts_fit,
@@ -177,6 +179,11 @@ def _ranked(samples: Sequence[Sample], gallery: Sequence[str], judge: Judge) -> 
             Outcome(sample, precisions=medium_and_hard(order, sample.easy, sample.hard, sample.junk))
         )
     return found
+
+
+def _per_question(values: Values, parts: int) -> Rows:
+    """[parts * Q] of each technique as Q arrays [parts]."""
+    return {name: list(rows) for name, rows in _split(values, parts).items()}
 
 
 def _split(values: Values, parts: int) -> dict[str, np.ndarray]:

@@ -127,5 +127,5 @@ def cell(record: dict[str, Any], model: str, task: str) -> dict[str, Any]:
     return only
 
 
-PIXELS = {"name": "floor", "kind": "pixels"}
-ENCODER = {"name": "pocket-clip", "kind": "encoder", "path": CLIP, "device": "cpu", "batch_size": 8}
+PIXELS: dict[str, Any] = {"name": "floor", "kind": "pixels"}
+ENCODER: dict[str, Any] = {"name": "pocket-clip", "kind": "encoder", "path": CLIP, "device": "cpu", "batch_size": 8}

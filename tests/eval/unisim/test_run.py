@@ -18,6 +18,7 @@ from eval.unisim.record import read
 from eval.unisim.samples import TASKS, Sample
 from reward_plugin.unisim.encoder import Encoder
 from tests.eval.schema import _check
+from tests.eval.unisim.miniatures import WORLDS
 from tests.eval.unisim.planted import (
     CLIP,
     ENCODER,
@@ -33,10 +34,9 @@ from tests.eval.unisim.planted import (
     samples,
     write_bench,
 )
-from tests.eval.unisim.worlds import WORLDS
 
 SCHEMA = json.loads((ROOT / "eval" / "unisim" / "results.schema.json").read_text())
-CLIP_SCORER = {
+CLIP_SCORER: dict[str, Any] = {
     "name": "adherence",
     "kind": "scorer",
     "scorer": {"name": "clip", "path": CLIP, "device": "cpu"},

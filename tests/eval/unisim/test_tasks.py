@@ -1,6 +1,7 @@
 """Every evaluator by hand, with a judge whose values are written down, and against the encoders' formulas."""
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -135,7 +136,7 @@ def test_a_judge_that_cannot_says_so():
 
 
 @pytest.fixture
-def embedded(tmp_path) -> EncoderJudge:  # type: ignore[no-untyped-def]
+def embedded(tmp_path: Path) -> EncoderJudge:
     """Random embeddings of pictures p0 to p9 and texts t0 to t9, and of the texts for quality."""
     from reward_plugin.unisim.prompts import QUANTITIES, texts_for
 
