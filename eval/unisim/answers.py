@@ -8,11 +8,13 @@
 `values` is what the choice was made by. Where there are several techniques, `choice` and `values` are objects
 with one entry for each. `medium` and `hard` are there for rankings, `text` for generative models. A question
 with an error was not asked, and is asked again by the next run; nothing else is asked twice, as long as the
-model and the manifest (both are in `scored_by`) stay the same.
+model and the manifest (both are in `scored_by`) stay the same. Where one of them has changed, the file goes
+to `answers/other/`, and comes back when they do.
 """
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -35,7 +37,7 @@ class Answers:
     """
 
     def __init__(self, path: Path, samples: Sequence[Sample], scored_by: str) -> None:
-        """Read what is there; rows of another model or manifest, and those with an error, are dropped.
+        """Read what is there, without rows that have an error.
 
         Raises:
             ConfigError: the file is no file of rows, or another run has it open.
@@ -45,7 +47,7 @@ class Answers:
         self._samples = {sample.id: sample for sample in samples}
         self._scored_by = scored_by
         self._outcomes: dict[str, Outcome] = {}
-        self._file = JsonlFile(path)
+        self._file = _opened(path, scored_by)
         self._file.start(())
         kept = []
         for row in self._file.rows:
@@ -81,6 +83,27 @@ class Answers:
 
     def __exit__(self, *exc: object) -> None:
         self.close()
+
+
+def _opened(path: Path, scored_by: str) -> JsonlFile:
+    """The file with this model's answers to this manifest; what else is there is set aside, not lost."""
+    file = JsonlFile(path)
+    same = all(row["scored_by"] == scored_by for row in file.rows)
+    if same and (file.rows or not _aside(path, scored_by).is_file()):
+        return file
+    file.close()
+    if file.rows:
+        other = _aside(path, file.rows[0]["scored_by"])
+        other.parent.mkdir(exist_ok=True)
+        path.rename(other)
+    if _aside(path, scored_by).is_file():
+        _aside(path, scored_by).rename(path)
+    return JsonlFile(path)
+
+
+def _aside(path: Path, scored_by: str) -> Path:
+    digest = hashlib.sha256(scored_by.encode()).hexdigest()[:12]
+    return path.parent / "other" / f"{path.stem}__{digest}{path.suffix}"
 
 
 def _row(outcome: Outcome, scored_by: str) -> dict[str, Any]:

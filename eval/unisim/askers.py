@@ -83,7 +83,7 @@ def _ask_encoder(parts: Sequence[Part], model: ModelConfig, config: UnisimConfig
             **options,
         )
 
-    store = file_of(config, "embeddings", model.name, _encoder_identity(model, config), ".bin")
+    store = file_of(config, "embeddings", _encoder_identity(model, config), ".bin")
     return ask_encoder(
         parts, load, store, techniques=model.techniques, batch_size=model.at_once, label=model.name
     )
@@ -99,7 +99,7 @@ def _ask_scorer(parts: Sequence[Part], model: ModelConfig, config: UnisimConfig)
     return ask_scorer(
         parts,
         scorer_spec(model),
-        file_of(config, "scores", model.name, _scorer_identity(model, config), ".jsonl"),
+        file_of(config, "scores", _scorer_identity(model, config), ".jsonl"),
         columns=model.columns,
         techniques=model.techniques,
         batch_size=model.at_once,
@@ -177,9 +177,9 @@ def answered_by(model: ModelConfig, identity: str) -> str:
     return f"{identity} {_digest({name: how[name] for name in used})[:8]}" if used else identity
 
 
-def file_of(config: UnisimConfig, folder: str, name: str, identity: str, ending: str) -> Path:
-    """A file that belongs to one state of one model."""
-    return Path(config.out) / folder / f"{name}__{re.sub('[^A-Za-z0-9]+', '-', identity)}{ending}"
+def file_of(config: UnisimConfig, folder: str, identity: str, ending: str) -> Path:
+    """A file that belongs to what answers, whatever the config calls it."""
+    return Path(config.out) / folder / f"{re.sub('[^A-Za-z0-9]+', '-', identity)}{ending}"
 
 
 def _identity(model: ModelConfig, more: Mapping[str, Any], dtype: str) -> str:

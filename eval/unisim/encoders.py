@@ -1,6 +1,6 @@
 """Encoders as judges: every distinct picture and text is encoded once, whatever asks for it, ever.
 
-Embeddings lie in `embeddings/`, in one file for each model, by the content of what was encoded. Pictures of
+Embeddings lie in `embeddings/`, in one file for each encoder, by the content of what was encoded. Pictures of
 all data sets that an encoder still has questions of go through it together, in full batches; what a store has
 already, also from another data set or an interrupted run, is not even read.
 """

@@ -33,6 +33,8 @@ from flow_grpo.log import versions
 from reward_plugin.errors import RewardError
 from reward_plugin.score.command import INTERRUPTED, SOME_FAILED
 
+#: Pictures whose check takes long enough to be told of.
+MANY = 2000
 #: Index of a manifest -> picture -> what is wrong with its file.
 Broken = Callable[[int], Mapping[str, str]]
 
@@ -102,6 +104,11 @@ def complete(record: Mapping[str, Any]) -> bool:
 
 def _looked_at(manifest: Manifest, root: Path, workers: int) -> Mapping[str, str]:
     """What is wrong with the pictures of a manifest; said before minutes of asking."""
+    if len(manifest.names) > MANY:
+        print(
+            f"eval: checking {len(manifest.names)} pictures of {manifest.task}/{manifest.dataset}",
+            file=sys.stderr,
+        )
     found = check_pictures(manifest, root, threads=workers)
     # without the two hashes, so that one reason is counted once
     problems = {name: reason.partition(": SHA-256")[0] for name, reason in found.items()}

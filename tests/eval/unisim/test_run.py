@@ -157,7 +157,7 @@ def test_a_run_that_is_done_asks_nobody(whole: Path, monkeypatch: pytest.MonkeyP
         assert old["datasets"] == new["datasets"] and old["identity"] == new["identity"]
 
 
-def test_a_planted_wrong_answer_changes_the_figure(tmp_path: Path):
+def test_a_planted_wrong_answer_changes_the_figure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     right = samples("it_2afc")
     out = tmp_path / "out"
     write_bench(out / "m", ["it_2afc"])
@@ -169,6 +169,15 @@ def test_a_planted_wrong_answer_changes_the_figure(tmp_path: Path):
     found = cell(results(out), "pocket-clip", "it_2afc")
     assert (found["right"], found["accuracy"]) == (5, 5 / 6)
     assert [row["label"] for row in rows(out, "pocket-clip", "it_2afc")] == [sample.label for sample in wrong]
+    kept = (out / "answers" / "pocket-clip__it_2afc__planted.jsonl").read_bytes()
+    # the first questions again: their answers had only been set aside
+    write_bench(out / "m", ["it_2afc"])
+    monkeypatch.setattr(
+        "eval.unisim.parts.Part.ask", lambda self, judge: self.todo and pytest.fail("asked again")
+    )
+    assert ask(out / "m", out, [ENCODER]) == 0
+    assert cell(results(out), "pocket-clip", "it_2afc")["right"] == 6
+    assert [path.read_bytes() for path in (out / "answers" / "other").iterdir()] == [kept]
 
 
 def test_an_interrupted_encoder_goes_on_and_encodes_nothing_twice(
@@ -394,6 +403,16 @@ def test_equal_pictures_under_two_names_are_encoded_once(tmp_path: Path):
     assert results(tmp_path / "out")["models"][0]["encoded"]["pictures"] == 2
     equal = rows(tmp_path / "out", "pocket-clip", "iqa")[0]
     assert equal["choice"] == {"naive": 0, "clip_iqa": 0}  # a tie goes to the first
+
+
+def test_two_names_of_one_encoder_share_what_was_encoded(tmp_path: Path):
+    write_bench(tmp_path / "m", ["iqa"])
+    assert (
+        ask(tmp_path / "m", tmp_path / "out", [ENCODER, ENCODER | {"name": "again", "techniques": ["naive"]}])
+        == 0
+    )
+    first, again = (model["encoded"] for model in results(tmp_path / "out")["models"])
+    assert (first["pictures"], again["pictures"], again["kept_pictures"]) == (12, 0, 12)
 
 
 def test_a_manifest_in_another_order_is_the_same_figure(tmp_path: Path):
