@@ -92,7 +92,7 @@ def table_markdown(record: Mapping[str, Any]) -> str:
             name = model["name"] if technique is None else f"{model['name']} ({technique})"
             rows.append([name, *(_percent(model["datasets"][index]) for index in at)])
         lines += ["", f"## {TITLES[task]}", "", *_table(["model", *heads], rows)]
-    missing = list(_missing(record))
+    missing = list(report(record))
     if missing:
         lines += ["", "## Missing", "", *(f"* {line}" for line in missing)]
     return "\n".join(lines) + "\n"
@@ -114,7 +114,7 @@ def _percent(figure: Mapping[str, Any]) -> str:
     return f"*{text}*" if figure.get("missing") else text
 
 
-def _missing(record: Mapping[str, Any]) -> Iterator[str]:
+def report(record: Mapping[str, Any]) -> Iterator[str]:
     """What a reader must know about what is not in the figures, one line each."""
     yield from record["problems"]
     for model in record["models"]:
