@@ -7,12 +7,13 @@ import numpy as np
 import PIL.Image
 import pytest
 
+from eval.__main__ import main
 from eval.unisim.manifest import Manifest, read_manifest
 from eval.unisim.pixels import STATISTICS
 from eval.unisim.samples import TASKS
 from pocket.unisim_bench.__main__ import SETS, make
 from pocket.unisim_bench.pictures import World, describe, read_pictures
-from tests.eval.unisim.planted import IMAGES, ROOT
+from tests.eval.unisim.planted import IMAGES, ROOT, results
 
 SHIPPED = ROOT / "eval" / "data" / "unisim"
 
@@ -95,3 +96,27 @@ def test_a_picture_that_the_world_does_not_know_is_named(tmp_path: Path):
     (tmp_path / "dragon_blur_35.png").write_bytes((IMAGES / "swan.png").read_bytes())
     with pytest.raises(ValueError, match=r"dragon_blur_35\.png: no picture of the small benchmark"):
         World(tmp_path)
+
+
+def test_the_shipped_config_asks_all_tasks_and_tells_models_apart(tmp_path: Path):
+    config = ROOT / "configs" / "eval" / "unisim_pocket.yaml"
+    paths = ["--manifests", str(SHIPPED), "--root", str(IMAGES), "--out", str(tmp_path)]
+    assert main(["unisim", "--config", str(config), *paths]) == 0
+    record = results(tmp_path)
+    models = {model["name"]: model for model in record["models"]}
+    assert not record["problems"] and not any(model["problem"] for model in models.values())
+    assert set(models["pocket-clip"]["tasks"]) == set(TASKS)
+    assert all(score["accuracy"] is not None for score in models["pocket-clip"]["tasks"].values())
+    cells = {
+        (name, f"{cell['task']}/{cell['dataset']}"): cell["accuracy"]
+        for name, model in models.items()
+        for cell in model["datasets"]
+    }
+    # by construction, and what each model was made for
+    assert cells["pixels", "paa/measured"] == 1 and cells["pixels", "paa/edited"] > 0.9
+    assert cells["pocket-clip", "it_2afc/things"] > 0.95 and cells["pocket-clip", "it_2afc/spoilt"] > 0.75
+    assert cells["pocket-unipercept", "iqa/severity"] > 0.75 > cells["pocket-clip", "iqa/severity"]
+    counts = models["pocket-clip"]["datasets"][-1]["by_choices"]
+    assert list(counts) == ["2", "3", "4", "6", "8"]
+    assert all(tally["accuracy"] > 1.5 / int(n) for n, tally in counts.items())
+    assert (tmp_path / "unisim.html").is_file()
