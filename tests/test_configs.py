@@ -25,7 +25,7 @@ def load_reward(path: Path) -> object:
 def load_eval(path: Path) -> object:
     parser = eval_command.build_parser()
     kind = path.stem.split("_")[0]
-    command = kind if kind in ("rating", "vqa") else "compare"
+    command = kind if kind in ("rating", "vqa", "unisim") else "compare"
     return parser.instantiate(parser.parse_args([command, "--config", str(path)]))[command]
 
 
