@@ -322,6 +322,9 @@ def test_a_model_that_cannot_be_loaded_costs_no_other(tmp_path: Path):
         "SafetensorError" in record["models"][1]["problem"] or "CLIPModel" in record["models"][1]["problem"]
     )
     assert "unknown name 'nobody'" in record["models"][2]["problem"]
+    for model in record["models"][:3]:
+        part = cell(record, model["name"], "iqa")
+        assert (part["skipped"], part["questions"], part["accuracy"]) == (model["problem"], 0, None)
     assert cell(record, "floor", "iqa")["answered"] == 6
     assert list(_check(record, SCHEMA, SCHEMA, "record")) == []
     table = (tmp_path / "out" / "table.md").read_text()
