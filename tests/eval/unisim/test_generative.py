@@ -187,6 +187,13 @@ def test_a_question_is_never_its_own_example(tmp_path: Path):
         draw_examples(manifest, manifest.samples[0], own, 1, seed=0)
     paa = read_manifest(tmp_path / "m" / "paa__planted.jsonl")
     assert {kind(sample) for sample in paa.samples} == {(name, 2) for name in ATTRIBUTES}
+    solved = [
+        Sample(name, "paa", ("rocks.png", "stream.png"), label=0, attribute=name) for name in ATTRIBUTES
+    ]
+    write_bench(tmp_path / "m" / "train", ["paa"], images=pictures, paa=solved)
+    sources = read_sources(tmp_path / "m" / "train", lambda task, dataset: str(pictures))
+    for sample in paa.samples:  # an example is about the same attribute
+        assert draw_examples(paa, sample, sources, 1, seed=0)[0][0].attribute == sample.attribute
     with pytest.raises(ConfigError, match="no manifest is there"):
         read_sources(tmp_path, lambda task, dataset: str(pictures))
 
