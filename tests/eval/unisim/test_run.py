@@ -1,9 +1,8 @@
-"""The command from frozen questions to tables, with real models: all tasks, damage, interruptions, reuse."""
+"""The command from frozen questions to tables, with real models: all tasks, reuse, what figures are of."""
 
 import csv
 import json
 import shutil
-from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,14 +10,11 @@ from typing import Any
 import pytest
 
 from eval.proportion import wilson
-from eval.unisim.encoders import AT_ONCE
 from eval.unisim.manifest import read_manifest, write_manifest
-from eval.unisim.readers import READERS
 from eval.unisim.record import read
 from eval.unisim.samples import TASKS, Sample
 from reward_plugin.unisim.encoder import Encoder
 from tests.eval.schema import _check
-from tests.eval.unisim.miniatures import WORLDS
 from tests.eval.unisim.planted import (
     CLIP,
     ENCODER,
@@ -180,157 +176,6 @@ def test_a_planted_wrong_answer_changes_the_figure(tmp_path: Path, monkeypatch: 
     assert [path.read_bytes() for path in (out / "answers" / "other").iterdir()] == [kept]
 
 
-def test_an_interrupted_encoder_goes_on_and_encodes_nothing_twice(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-):
-    seen: Counter[str] = Counter()
-    real = Encoder.embed_images
-
-    def embed(self: Encoder, images: Any) -> Any:
-        if interrupting and seen:
-            raise KeyboardInterrupt
-        seen.update(images)
-        return real(self, images)
-
-    monkeypatch.setattr(Encoder, "embed_images", embed)
-    write_bench(tmp_path / "m", TASKS)
-    model = ENCODER | {"batch_size": 4}
-    interrupting = True
-    assert ask(tmp_path / "m", tmp_path, [PIXELS, model]) == 130
-    assert len(seen) == 4 * AT_ONCE < len(gallery())
-    assert "pocket-clip has answered 0 of 48 questions" in capsys.readouterr().err
-    assert not (tmp_path / "results.json").exists()
-    kept = (tmp_path / "answers" / "floor__iqa__planted.jsonl").read_bytes()
-    interrupting = False
-    assert ask(tmp_path / "m", tmp_path, [PIXELS, model]) == 0
-    assert max(seen.values()) == 1 and len(seen) == len(gallery())
-    encoded = results(tmp_path)["models"][1]["encoded"]
-    assert encoded["kept_pictures"] == 4 * AT_ONCE
-    assert encoded["pictures"] + encoded["kept_pictures"] == len(gallery())
-    assert (tmp_path / "answers" / "floor__iqa__planted.jsonl").read_bytes() == kept
-    assert "floor: 24 of 48 questions are answered" in capsys.readouterr().err
-
-
-def test_an_interrupted_scorer_goes_on_and_scores_nothing_twice(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
-    from reward_plugin.scorers.clip import ClipScorer
-
-    seen: list[str] = []
-    real = ClipScorer._rate
-
-    def rate(self: ClipScorer, images: Any, texts: Any) -> Any:
-        if interrupting and seen:
-            raise KeyboardInterrupt
-        seen.extend(texts)
-        return real(self, images, texts)
-
-    monkeypatch.setattr(ClipScorer, "_rate", rate)
-    write_bench(tmp_path / "m", ["it_2afc", "nafc"])
-    model = CLIP_SCORER | {"batch_size": 4}
-    interrupting = True
-    assert ask(tmp_path / "m", tmp_path, [model]) == 130
-    assert len(seen) == 4
-    interrupting = False
-    assert ask(tmp_path / "m", tmp_path, [model]) == 0
-    asked = [*samples("it_2afc"), *samples("nafc")]
-    needed = {(name, sample.texts[0]) for sample in asked for name in sample.images}
-    assert len(seen) == len(needed) == results(tmp_path)["models"][0]["encoded"]["scored"]
-
-
-def test_interrupted_pixels_go_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    from eval.unisim.pixels import PixelJudge
-
-    seen: list[str] = []
-    real = PixelJudge.alike
-
-    def alike(self: PixelJudge, first: Any, second: Any) -> Any:
-        if interrupting and seen:
-            raise KeyboardInterrupt
-        seen.extend(first)
-        return real(self, first, second)
-
-    monkeypatch.setattr(PixelJudge, "alike", alike)
-    monkeypatch.setattr("eval.unisim.askers.PIXELS_AT_ONCE", 4)
-    write_bench(tmp_path / "m", ["img_2afc"])
-    interrupting = True
-    assert ask(tmp_path / "m", tmp_path, [PIXELS]) == 130
-    kept = rows(tmp_path, "floor", "img_2afc")
-    assert [row["id"] for row in kept] == ["0", "1", "2", "3"]
-    interrupting = False
-    assert ask(tmp_path / "m", tmp_path, [PIXELS]) == 0
-    assert rows(tmp_path, "floor", "img_2afc")[:4] == kept and len(seen) == 2 * 6
-    assert cell(results(tmp_path), "floor", "img_2afc")["answered"] == 6
-
-
-def test_pictures_that_are_gone_or_changed_leave_their_questions_out(tmp_path: Path):
-    pictures = copied_pictures(tmp_path / "images")
-    write_bench(tmp_path / "m", ["img_2afc", "iqa", "ir"], images=pictures)
-    first, second = samples("iqa")[0].images[0], samples("iqa")[1].images[0]
-    (pictures / first).unlink()
-    shutil.copyfile(pictures / "swan.png", pictures / second)
-    models = [PIXELS, ENCODER, {"name": "statistics", "kind": "scorer", "scorer": "pixels"}]
-    assert ask(tmp_path / "m", tmp_path / "out", models, root=pictures) == 3
-    record = results(tmp_path / "out")
-    for model in ("floor", "pocket-clip", "statistics"):
-        found = cell(record, model, "iqa")
-        assert (found["questions"], found["left_out"], found["answered"]) == (6, 2, 4)
-        assert found["interval"] == list(wilson(found["right"], 4) or ())
-        reasons = {reason["reason"]: reason["example"] for reason in found["reasons"]}
-        assert reasons == {"missing": "0", "changed": "1"}
-        errors = [row["error"] for row in rows(tmp_path / "out", model, "iqa") if row["error"]]
-        assert errors[0] == f"{first}: missing"
-    ranked = cell(record, "pocket-clip", "ir")
-    assert ranked["left_out"] >= 1 and ranked["answered"] == 6 - ranked["left_out"]
-    # repaired, only what was left out is asked
-    for name in (first, second):
-        shutil.copyfile(IMAGES / name, pictures / name)
-    assert ask(tmp_path / "m", tmp_path / "out", models, root=pictures) == 0
-    again = results(tmp_path / "out")
-    assert cell(again, "pocket-clip", "iqa")["answered"] == 6
-    assert again["models"][1]["encoded"]["pictures"] == 2
-
-
-def test_a_file_that_no_decoder_takes_costs_its_questions_only(tmp_path: Path):
-    pictures = copied_pictures(tmp_path / "images")
-    name = samples("iqa")[2].images[0]
-    (pictures / name).write_bytes((pictures / name).read_bytes()[:2000])
-    write_bench(tmp_path / "m", ["iqa"], images=pictures)  # its hash is that of the torn file
-    models = [PIXELS, ENCODER, {"name": "statistics", "kind": "scorer", "scorer": "pixels"}]
-    assert ask(tmp_path / "m", tmp_path / "out", models, root=pictures) == 3
-    for model in models:
-        found = cell(results(tmp_path / "out"), model["name"], "iqa")
-        assert (found["left_out"], found["answered"]) == (1, 5), model
-        assert found["reasons"][0]["example"] == "2" and "decoded" in found["reasons"][0]["reason"], model
-
-
-def test_a_model_that_cannot_be_loaded_costs_no_other(tmp_path: Path):
-    write_bench(tmp_path / "m", ["iqa"])
-    broken = tmp_path / "clip"
-    shutil.copytree(CLIP, broken)
-    (broken / "model.safetensors").write_bytes(b"no weights")
-    models = [
-        {"name": "gone", "kind": "encoder", "path": str(tmp_path / "nowhere")},
-        ENCODER | {"name": "torn", "path": str(broken)},
-        {"name": "unknown", "kind": "scorer", "scorer": "nobody"},
-        PIXELS,
-    ]
-    assert ask(tmp_path / "m", tmp_path / "out", models) == 3
-    record = results(tmp_path / "out")
-    assert "no such folder" in record["models"][0]["problem"]
-    assert (
-        "SafetensorError" in record["models"][1]["problem"] or "CLIPModel" in record["models"][1]["problem"]
-    )
-    assert "unknown name 'nobody'" in record["models"][2]["problem"]
-    for model in record["models"][:3]:
-        part = cell(record, model["name"], "iqa")
-        assert (part["skipped"], part["questions"], part["accuracy"]) == (model["problem"], 0, None)
-    assert cell(record, "floor", "iqa")["answered"] == 6
-    assert list(_check(record, SCHEMA, SCHEMA, "record")) == []
-    table = (tmp_path / "out" / "table.md").read_text()
-    assert "gone answered nothing more: " in table and "torn answered nothing more: " in table
-
-
 def test_a_column_is_named_and_lower_is_better_with_a_minus(tmp_path: Path):
     write_bench(tmp_path / "m", ["it_2afc", "iqa", "text_2afc"])
     up = dict.fromkeys(("it_2afc", "iqa", "text_2afc"), "sharpness")
@@ -346,22 +191,6 @@ def test_a_column_is_named_and_lower_is_better_with_a_minus(tmp_path: Path):
         assert chosen[0] == [1 - choice for choice in chosen[1]], task
     assert "both are of one picture" in cell(record, "up", "text_2afc")["skipped"]
     assert "columns: no dimension 'beauty'; pixels has colourfulness" in record["models"][2]["problem"]
-
-
-def test_another_picture_behind_a_name_is_scored_again(tmp_path: Path):
-    pictures = copied_pictures(tmp_path / "images")
-    write_bench(tmp_path / "m", ["iqa"], images=pictures)
-    models = [{"name": "statistics", "kind": "scorer", "scorer": "pixels"}, ENCODER]
-    assert ask(tmp_path / "m", tmp_path / "out", models, root=pictures) == 0
-    before = {
-        name: rows(tmp_path / "out", name, "iqa")[0]["values"] for name in ("statistics", "pocket-clip")
-    }
-    first = samples("iqa")[0].images[0]
-    shutil.copyfile(pictures / "swan.png", pictures / first)
-    write_bench(tmp_path / "m", ["iqa"], images=pictures)
-    assert ask(tmp_path / "m", tmp_path / "out", models, root=pictures) == 0
-    for name, values in before.items():
-        assert rows(tmp_path / "out", name, "iqa")[0]["values"] != values, name
 
 
 def test_only_and_sets_choose_and_each_set_may_have_its_own_root(tmp_path: Path):
@@ -380,18 +209,6 @@ def test_only_and_sets_choose_and_each_set_may_have_its_own_root(tmp_path: Path)
     assert asked("--roots", roots, "--only", '["iqa"]') == every[:2]
     assert asked("--roots", roots, "--only", '["other", "ooo"]') == [every[0], every[3]]
     assert asked("--roots", roots, "--sets", '["paa/planted"]') == every[2:3]
-
-
-def test_a_manifest_that_is_none_costs_no_other(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
-    write_bench(tmp_path / "m", ["iqa"])
-    (tmp_path / "m" / "iqa__bad.jsonl").write_text("{}\n")
-    shutil.copyfile(tmp_path / "m" / "iqa__planted.jsonl", tmp_path / "m" / "iqa__renamed.jsonl")
-    assert ask(tmp_path / "m", tmp_path / "out", [PIXELS]) == 3
-    record = results(tmp_path / "out")
-    assert [part["dataset"] for part in record["manifests"]] == ["planted"]
-    assert "iqa/bad" in record["problems"][0] and "holds iqa/planted" in record["problems"][1]
-    assert "left out iqa/bad" in capsys.readouterr().err
-    assert ask(tmp_path / "m", tmp_path / "out", [PIXELS], "--only", '["bad"]') == 1
 
 
 def test_equal_pictures_under_two_names_are_encoded_once(tmp_path: Path):
@@ -427,28 +244,3 @@ def test_a_manifest_in_another_order_is_the_same_figure(tmp_path: Path):
     write_manifest(replace(manifest, samples=manifest.samples[::-1]), path)
     assert ask(tmp_path / "m", tmp_path / "out", [ENCODER]) == 0
     assert cell(results(tmp_path / "out"), "pocket-clip", "it_2afc") == before
-
-
-def interrupted(*args: Any) -> Any:
-    raise KeyboardInterrupt
-
-
-def test_every_published_layout_is_prepared_and_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    for build in dict.fromkeys(WORLDS.values()):
-        build(tmp_path / "data")
-    encoder = ENCODER | {"batch_size": 64}
-    with monkeypatch.context() as patched:  # interrupted while it prepares the second data set
-        first, *rest = READERS
-        patched.setattr("eval.unisim.prepare.READERS", READERS | dict.fromkeys(rest, interrupted))
-        assert ask(tmp_path / "m", tmp_path / "out", [encoder], root=tmp_path / "data") == 130
-    assert [path.name for path in (tmp_path / "m").glob("*.jsonl")] == [f"{first.replace('/', '__')}.jsonl"]
-    assert ask(tmp_path / "m", tmp_path / "out", [encoder], root=tmp_path / "data") == 0
-    record = results(tmp_path / "out")
-    assert {f"{part['task']}/{part['dataset']}" for part in record["manifests"]} == set(WORLDS)
-    model = record["models"][0]
-    assert all(part["answered"] == part["questions"] > 0 for part in model["datasets"])
-    assert model["averages"]["all"]["accuracy"] is not None and not record["problems"]
-    assert list(_check(record, SCHEMA, SCHEMA, "record")) == []
-    frozen = {path.name: path.read_bytes() for path in (tmp_path / "m").glob("*.jsonl")}
-    assert ask(tmp_path / "m", tmp_path / "out", [encoder], root=tmp_path / "data") == 0
-    assert frozen == {path.name: path.read_bytes() for path in (tmp_path / "m").glob("*.jsonl")}
