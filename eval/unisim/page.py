@@ -59,7 +59,7 @@ def write_pages(record: Mapping[str, Any], out: Path) -> None:
 
 
 def _rows(record: Mapping[str, Any], tasks: list[Any]) -> Iterator[dict[str, Any]]:
-    """Models, with a cell for each task and average; the highest of a column is marked, of whole means only."""
+    """Models, with a cell for each task and average; the highest whole mean of a column is marked."""
     cells = [
         [_cell(model["tasks"].get(task)) for task in tasks]
         + [_cell(model["averages"].get(name)) for name in AVERAGES]
