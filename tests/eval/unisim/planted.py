@@ -128,4 +128,10 @@ def cell(record: dict[str, Any], model: str, task: str) -> dict[str, Any]:
 
 
 PIXELS: dict[str, Any] = {"name": "floor", "kind": "pixels"}
-ENCODER: dict[str, Any] = {"name": "pocket-clip", "kind": "encoder", "path": CLIP, "device": "cpu", "batch_size": 8}
+ENCODER: dict[str, Any] = {
+    "name": "pocket-clip",
+    "kind": "encoder",
+    "path": CLIP,
+    "device": "cpu",
+    "batch_size": 8,
+}
