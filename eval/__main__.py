@@ -1,4 +1,4 @@
-"""`python -m eval compare --config FILE [--any.key VALUE]`, `ablate`, `rating`, `vqa`, `unisim`, `report FOLDER`."""
+"""`python -m eval compare --config FILE [--any.key VALUE]`, `ablate`, benchmarks and `report FOLDER`."""
 
 from __future__ import annotations
 
