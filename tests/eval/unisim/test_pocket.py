@@ -10,9 +10,9 @@ import pytest
 from eval.__main__ import main
 from eval.unisim.manifest import Manifest, read_manifest
 from eval.unisim.pixels import STATISTICS
+from eval.unisim.pocket.__main__ import SETS, make
+from eval.unisim.pocket.pictures import World, describe, read_pictures
 from eval.unisim.samples import TASKS
-from pocket.unisim_bench.__main__ import SETS, make
-from pocket.unisim_bench.pictures import World, describe, read_pictures
 from tests.eval.unisim.planted import IMAGES, ROOT, results
 
 SHIPPED = ROOT / "eval" / "data" / "unisim"

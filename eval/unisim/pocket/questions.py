@@ -11,11 +11,11 @@ from itertools import combinations, permutations
 from pathlib import Path
 
 from eval.unisim.draw import chosen, number, placed
+from eval.unisim.pocket.pictures import MILD, Picture, World, describe
+from eval.unisim.pocket.pictures import measured as pixels_say
 from eval.unisim.samples import ATTRIBUTES, Attribute, Sample, Task
 from pocket.data import PLACES, background_names
 from pocket.unipercept.benchmark import SCENES
-from pocket.unisim_bench.pictures import MILD, Picture, World, describe
-from pocket.unisim_bench.pictures import measured as pixels_say
 
 SEED = 0
 #: Two copies of a picture are compared where one is spoilt by so much more, and loses so many times as much.

@@ -1,4 +1,4 @@
-"""The small UniSim-Bench in `eval/data/unisim`: `python -m pocket.unisim_bench`.
+"""The small UniSim-Bench in `eval/data/unisim`: `python -m eval.unisim.pocket`.
 
 Questions of all seven tasks, and of `nafc`, about the 104 pictures of `eval/data/images`, which ship: nothing
 is downloaded, and no picture is made. Answers follow from how the pictures were made (see
@@ -17,10 +17,10 @@ from pathlib import Path
 from eval.unisim.draw import chosen
 from eval.unisim.hashes import hash_pictures
 from eval.unisim.manifest import Manifest, write_manifest
+from eval.unisim.pocket import questions as ask
+from eval.unisim.pocket.pictures import World
+from eval.unisim.pocket.questions import KEPT, SEED
 from eval.unisim.samples import Sample
-from pocket.unisim_bench import questions as ask
-from pocket.unisim_bench.pictures import World
-from pocket.unisim_bench.questions import KEPT, SEED
 
 #: TASK/DATASET -> how its questions are made. Of more than `KEPT` questions so many are drawn.
 SETS: Mapping[str, Callable[[World], Iterator[Sample]]] = {

@@ -1,1 +1,0 @@
-"""The small UniSim-Bench in `eval/data/unisim`, made of shipped pictures: `python -m pocket.unisim_bench`."""
