@@ -1,6 +1,6 @@
 """Questions of UniSim's tasks about pocket pictures: the small world in which its training is seen whole.
 
-    python -m pocket.unisim_tasks --out pocket/cache/unisim --train 2000 --test 500
+    python -m pocket.unisim_tasks --out runs/unisim_questions --train 2000 --test 500
 
 Each core task (`img_2afc`, `it_2afc`, `text_2afc`, `iqa`) has three data sets to train on and to be measured
 on; data sets of unseen degradations, and tasks that are never trained (`paa`, `ooo`, `nafc`), are for
@@ -157,7 +157,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--out", type=Path, default=Path("pocket/cache/unisim"))
+    parser.add_argument("--out", type=Path, default=Path("runs/unisim_questions"))
     parser.add_argument("--train", type=int, default=2000, help="questions of each data set to train on")
     parser.add_argument("--test", type=int, default=500, help="questions of each data set to measure on")
     parser.add_argument("--seed", type=int, default=0)

@@ -25,7 +25,7 @@ from pocket.pool import is_reserved
 from pocket.unipercept.degrade import degrade
 
 #: Degradations of the data sets that are trained on, and those that are only in `unseen` ones.
-SEEN = ("blur", "noise", "jpeg", "downscale", "posterise", "ringing", "smear", "warp", "missing")
+SEEN = ("blur", "noise", "jpeg", "downscale", "posterise", "ringing", "smear")
 UNSEEN = ("dither", "grid", "wash_out", "blotch")
 MALFORMING = ("warp", "missing", "shatter")
 Pixels = np.ndarray
@@ -176,28 +176,28 @@ def describes(what: str, murky: bool = False) -> Callable[[World], Asked]:
 
 
 def ladder(kinds: Sequence[str]) -> Callable[[World], Asked]:
-    """A picture spoilt mildly and more by the same degradation."""
+    """A picture spoilt hardly and badly by the same degradation."""
 
     def ask(world: World) -> Asked:
         clean, kind = world.paint(*world.scenes()), str(world.rng.choice(kinds))
-        mild, strong = world.two_severities()
-        return Asked((world.spoil(clean, kind, mild), world.spoil(clean, kind, strong)))
+        hardly, badly = world.rng.uniform(0, 0.25), world.rng.uniform(0.6, 1.0)
+        return Asked((world.spoil(clean, kind, hardly), world.spoil(clean, kind, badly)))
 
     return ask
 
 
 def intact(world: World) -> Asked:
-    """A picture as it is, and another scene, spoilt."""
-    clean, other = world.paint(*world.scenes()), world.paint(*world.scenes())
-    return Asked((clean, world.spoil(other, str(world.rng.choice(SEEN)), world.rng.uniform(0.3, 0.8))))
+    """A picture as it is, and spoilt."""
+    clean = world.paint(*world.scenes())
+    return Asked((clean, world.spoil(clean, str(world.rng.choice(SEEN)), world.rng.uniform(0.4, 1.0))))
 
 
 def mixed(world: World) -> Asked:
-    """Two scenes, spoilt mildly by one degradation and strongly by another."""
-    pictures = [world.paint(*world.scenes()) for _ in range(2)]
-    severities = world.rng.uniform(0.05, 0.25), world.rng.uniform(0.55, 0.9)
-    kinds = [str(kind) for kind in world.rng.choice(SEEN, 2)]
-    return Asked(tuple(map(world.spoil, pictures, kinds, severities)))
+    """A picture spoilt hardly by one degradation and badly by another."""
+    clean, kinds = world.paint(*world.scenes()), world.rng.choice(SEEN, 2, replace=False)
+    severities = world.rng.uniform(0, 0.2), world.rng.uniform(0.6, 1.0)
+    hardly, badly = (world.spoil(clean, str(k), s) for k, s in zip(kinds, severities, strict=True))
+    return Asked((hardly, badly))
 
 
 def attribute(name: str) -> Callable[[World], Asked]:

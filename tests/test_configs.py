@@ -9,6 +9,7 @@ import yaml
 import eval.__main__ as eval_command
 import reward_plugin.__main__ as reward_command
 from flow_grpo.cli import parse
+from reward_plugin.unisim.train.cli import parse as parse_unisim
 
 ROOT = Path(__file__).resolve().parents[1]
 CONFIGS = ROOT / "configs"
@@ -49,6 +50,10 @@ def load_accelerate(path: Path) -> object:
     return load_config_from_file(str(path))
 
 
+def load_unisim(path: Path) -> object:
+    return parse_unisim(["--config", str(path)]).config
+
+
 LOADERS: dict[str, Callable[[Path], object]] = {
     ".": load_train,
     "lab": load_lab,
@@ -56,6 +61,7 @@ LOADERS: dict[str, Callable[[Path], object]] = {
     "eval": load_eval,
     "ablations": load_ablation,
     "accelerate": load_accelerate,
+    "unisim": load_unisim,
 }
 
 
