@@ -177,7 +177,7 @@ def main() -> int:
             kept = {"command": " ".join(["python -m benchmarks.unisim_table", *sys.argv[1:]])}
             whole = {**kept, "versions": versions(), "questions": results}
             args.json.write_text(json.dumps(whole, indent=1) + "\n", encoding="utf-8")
-    print(table(results))
+    print(table({name: results[name] for name in sorted(results, key=lambda name: (name != "CLIP", name))}))
     return 0
 
 

@@ -1,6 +1,6 @@
 """Questions of UniSim's tasks about pocket pictures: the small world in which its training is seen whole.
 
-    python -m pocket.unisim_tasks --out runs/unisim_questions --train 2000 --test 500
+    python -m pocket.unisim_tasks --out runs/unisim_questions --train 800 --test 400
 
 Each core task (`img_2afc`, `it_2afc`, `text_2afc`, `iqa`) has three data sets to train on and to be measured
 on; data sets of unseen degradations, and tasks that are never trained (`paa`, `ooo`, `nafc`), are for
@@ -36,12 +36,16 @@ from pocket.unisim_world import (
     depicts,
     describes,
     edit,
+    in_condition,
     intact,
     ladder,
     mixed,
     odd,
     redraw,
     same_kind,
+    same_treatment,
+    says_condition,
+    says_treatment,
     whole,
 )
 
@@ -58,19 +62,23 @@ class Set:
 #: The order within a task is that in which the table adds data sets to the training.
 SETS: Mapping[str, Set] = {
     "severity": Set("img_2afc", same_kind(SEEN)),
-    "edit": Set("img_2afc", edit),
+    "treatment": Set("img_2afc", same_treatment),
     "redraw": Set("img_2afc", redraw),
-    "subject": Set("it_2afc", depicts("subject", murky=True)),
-    "scene": Set("it_2afc", depicts("layout")),
+    "condition": Set("it_2afc", in_condition),
     "whole": Set("it_2afc", whole),
-    "noun": Set("text_2afc", describes("subject", murky=True)),
+    "scene": Set("it_2afc", depicts("layout")),
+    "says_condition": Set("text_2afc", says_condition),
+    "says_treatment": Set("text_2afc", says_treatment),
     "place": Set("text_2afc", describes("layout")),
-    "background": Set("text_2afc", describes("background", murky=True)),
     "ladder": Set("iqa", ladder(SEEN)),
     "intact": Set("iqa", intact),
     "mixed": Set("iqa", mixed),
     "unseen_severity": Set("img_2afc", same_kind(UNSEEN), trained=False),
+    "edit": Set("img_2afc", edit, trained=False),
+    "subject": Set("it_2afc", depicts("subject", murky=True), trained=False),
     "setting": Set("it_2afc", depicts("background"), trained=False),
+    "noun": Set("text_2afc", describes("subject", murky=True), trained=False),
+    "background": Set("text_2afc", describes("background", murky=True), trained=False),
     "unseen_ladder": Set("iqa", ladder(UNSEEN), trained=False),
     "brightness": Set("paa", attribute("brightness"), trained=False),
     "colorfulness": Set("paa", attribute("colorfulness"), trained=False),
@@ -86,7 +94,13 @@ def manifest_name(name: str) -> str:
     return f"{SETS[name].task}-{name}.jsonl"
 
 
-def write(out: Path, counts: Mapping[str, int], subjects: Sequence[Subject], seed: int = 0) -> None:
+def write(
+    out: Path,
+    counts: Mapping[str, int],
+    subjects: Sequence[Subject],
+    seed: int = 0,
+    names: Sequence[str] = tuple(SETS),
+) -> None:
     """Write pictures and manifests; a manifest that is there already, of the same seed and size, stays.
 
     Args:
@@ -94,9 +108,11 @@ def write(out: Path, counts: Mapping[str, int], subjects: Sequence[Subject], see
         counts: Split (train, test) -> questions of each data set.
         subjects: What there is to paint.
         seed: The same one makes the same files.
+        names: Which data sets.
     """
     for split, count in counts.items():
-        for name, kind in SETS.items():
+        for name in names:
+            kind = SETS[name]
             file = out / split / manifest_name(name)
             if (split == "train" and not kind.trained) or _is_made(file, seed, count):
                 continue
@@ -125,9 +141,13 @@ def _line(world: World, kind: Set, number: int, out: Path, split: str) -> dict[s
     """One question, its choices in a random order."""
     asked = kind.ask(world)
     images, texts = list(asked.images), list(asked.texts)
-    choices, fixed = (texts, 0) if kind.task == "text_2afc" else (images, int(kind.task == "img_2afc"))
-    order = [int(i) for i in world.rng.permutation(len(choices) - fixed)]
-    choices[fixed:] = [choices[fixed:][i] for i in order]
+    fixed = int(kind.task == "img_2afc")  # the reference is no choice
+    choices = texts if kind.task == "text_2afc" else images[fixed:]
+    order = [int(i) for i in world.rng.permutation(len(choices))]
+    if kind.task == "text_2afc":
+        texts = [texts[i] for i in order]
+    else:
+        images[fixed:] = [images[fixed:][i] for i in order]
     label = order.index(2 if kind.task == "ooo" else 0)
     files = [_save(image, out, split) for image in images]
     line: dict[str, Any] = {"id": str(number), "images": [name for name, _ in files]}
@@ -158,8 +178,8 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--out", type=Path, default=Path("runs/unisim_questions"))
-    parser.add_argument("--train", type=int, default=2000, help="questions of each data set to train on")
-    parser.add_argument("--test", type=int, default=500, help="questions of each data set to measure on")
+    parser.add_argument("--train", type=int, default=800, help="questions of each data set to train on")
+    parser.add_argument("--test", type=int, default=400, help="questions of each data set to measure on")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--cache", help="folder of downloaded pictures")
     args = parser.parse_args()

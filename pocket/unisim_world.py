@@ -26,6 +26,11 @@ from pocket.unipercept.degrade import degrade
 
 #: Degradations of the data sets that are trained on, and those that are only in `unseen` ones.
 SEEN = ("blur", "noise", "jpeg", "downscale", "posterise", "ringing", "smear")
+#: What captions call a picture that is spoilt so.
+CALLED = {
+    "blur": "blurred", "noise": "noisy", "jpeg": "blocky", "downscale": "coarse", "posterise": "flat",
+    "ringing": "harsh", "smear": "smeared",
+}  # fmt: skip
 UNSEEN = ("dither", "grid", "wash_out", "blotch")
 MALFORMING = ("warp", "missing", "shatter")
 Pixels = np.ndarray
@@ -109,6 +114,13 @@ class World:
         kind, severity = str(self.rng.choice(SEEN)), self.rng.uniform(0.6, 1.0)
         return tuple(self.spoil(pixels, kind, severity) for pixels in pictures)
 
+    def conditions(self) -> tuple[Pixels, Pixels, str]:
+        """A picture as it is, it badly spoilt, and its caption."""
+        (scene,) = self.scenes()
+        clean = self.paint(scene)
+        spoilt = self.spoil(clean, str(self.rng.choice(SEEN)), self.rng.uniform(0.5, 1.0))
+        return clean, spoilt, self.caption(scene)
+
     def two_severities(self) -> tuple[float, float]:
         mild = self.rng.uniform(0.1, 0.5)
         return mild, mild + self.rng.uniform(0.15, 0.4)
@@ -130,6 +142,14 @@ def same_kind(kinds: Sequence[str]) -> Callable[[World], Asked]:
         return Asked((clean, world.spoil(clean, kind, mild), world.spoil(clean, kind, strong)))
 
     return ask
+
+
+def same_treatment(world: World) -> Asked:
+    """A spoilt picture, the same scene spoilt likewise and by another degradation: likewise is closer."""
+    scene, kinds = world.scenes()[0], [str(kind) for kind in world.rng.choice(SEEN, 2, replace=False)]
+    severity = world.rng.uniform(0.5, 1.0)
+    treated = [world.spoil(world.paint(scene), kind, severity) for kind in (kinds[0], *kinds)]
+    return Asked(tuple(treated))
 
 
 def edit(world: World) -> Asked:
@@ -161,6 +181,28 @@ def whole(world: World) -> Asked:
     clean = world.paint(scene)
     little, much = world.rng.uniform(0, 0.2), world.rng.uniform(0.5, 0.9)
     return Asked((world.spoil(clean, kind, little), world.spoil(clean, kind, much)), (world.caption(scene),))
+
+
+def in_condition(world: World) -> Asked:
+    """A caption that says intact or damaged, and the picture in either condition."""
+    intact_one, damaged, caption = world.conditions()
+    if world.rng.random() < 0.5:
+        return Asked((intact_one, damaged), (f"{caption}, intact",))
+    return Asked((damaged, intact_one), (f"{caption}, damaged",))
+
+
+def says_condition(world: World) -> Asked:
+    """A picture, intact or damaged, and its caption saying one or the other."""
+    intact_one, damaged, caption = world.conditions()
+    texts = f"{caption}, intact", f"{caption}, damaged"
+    return Asked((intact_one,), texts) if world.rng.random() < 0.5 else Asked((damaged,), texts[::-1])
+
+
+def says_treatment(world: World) -> Asked:
+    """A spoilt picture and its caption with the right word and a wrong one for what happened to it."""
+    scene, kinds = world.scenes()[0], [str(kind) for kind in world.rng.choice(SEEN, 2, replace=False)]
+    picture = world.spoil(world.paint(scene), kinds[0], world.rng.uniform(0.5, 1.0))
+    return Asked((picture,), tuple(f"{world.caption(scene)}, {CALLED[kind]}" for kind in kinds))
 
 
 def describes(what: str, murky: bool = False) -> Callable[[World], Asked]:

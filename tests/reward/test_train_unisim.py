@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -82,6 +83,14 @@ def assert_same(one: Path, other: Path) -> None:
         assert all(torch.equal(left[key], right[key]) for key in left)
     for name in ("metrics.jsonl", "eval.jsonl"):
         assert rows(one, name) == rows(other, name) != []
+
+
+def assert_close(one: Path, other: Path) -> None:
+    """Two runs whose weights differ by rounding, which AdamW enlarges where a gradient is hardly any."""
+    ours, theirs = weights(one, 2), weights(other, 2)
+    moved = max(float(value.abs().max()) for name, value in theirs.items() if "lora_B" in name)
+    assert moved > 1e-4
+    assert max(float((ours[name] - theirs[name]).abs().max()) for name in ours) < 0.02 * moved
 
 
 def test_a_run_records_what_it_did(undisturbed: Path):
@@ -159,6 +168,11 @@ def test_a_signal_ends_a_run_with_a_checkpoint(
     assert_same(undisturbed, tmp_path)
 
 
+def run_and_end(command: list[str]) -> None:
+    """Run this command in a process that `group` has forked, instead of the other trainer's."""
+    sys.exit(main(command))
+
+
 def test_two_processes_make_the_update_of_one(arguments: Arguments, tmp_path: Path):
     options = {"model.lora.dropout": 0.0, "steps": 2}
     for reduction in ("sum", "mean"):
@@ -166,12 +180,9 @@ def test_two_processes_make_the_update_of_one(arguments: Arguments, tmp_path: Pa
         command = arguments(alone, **options, **{"loss.reduction": reduction})
         assert main(command) == 0
         command = arguments(two, **options, **{"loss.reduction": reduction})
-        started = group(
-            2, [], tmp_path / f"{reduction}-logs", before=lambda command=command: sys.exit(main(command))
-        )
+        started = group(2, [], tmp_path / f"{reduction}-logs", before=partial(run_and_end, command))
         assert [process.wait() for process in started] == [0, 0], started[0].text()
-        ours, theirs = weights(two, 2), weights(alone, 2)
-        assert max(float((ours[name] - theirs[name]).abs().max()) for name in ours) < 1e-6
+        assert_close(two, alone)
         for left, right in zip(rows(two), rows(alone), strict=True):
             assert left == pytest.approx(right, rel=1e-4)
         assert rows(two, "eval.jsonl") == rows(alone, "eval.jsonl")
@@ -182,8 +193,7 @@ def test_micro_batches_make_the_update_of_one_pass(arguments: Arguments, tmp_pat
     assert main(arguments(tmp_path / "whole", **options)) == 0
     parts = {"optimizer.micro_batch": 3, "model.gradient_checkpointing": True}
     assert main(arguments(tmp_path / "parts", **options, **parts)) == 0
-    ours, theirs = weights(tmp_path / "parts", 2), weights(tmp_path / "whole", 2)
-    assert max(float((ours[name] - theirs[name]).abs().max()) for name in ours) < 1e-6
+    assert_close(tmp_path / "parts", tmp_path / "whole")
 
 
 def test_every_export_embeds_as_the_trained_model(undisturbed: Path, questions: Path):
@@ -273,5 +283,27 @@ def test_a_dry_run_says_what_would_run(arguments: Arguments, tmp_path: Path, cap
     assert main([*arguments(tmp_path / "run"), "--dry-run"]) == 0
     told = capsys.readouterr().out
     assert "4 steps of 4 questions of each task, 1 process(es)" in told
-    assert "severity (8), edit (8), redraw (8); seen 0.67 times" in told
+    assert "severity (8), treatment (8), redraw (8); seen 0.67 times" in told
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.slow
+def test_a_short_training_raises_the_accuracy_of_every_task(tmp_path: Path):
+    """Shapes that the pocket CLIP has never seen, other questions of the same kinds afterwards."""
+    names = ("treatment", "condition", "says_condition", "intact")
+    folder = write_questions(tmp_path / "questions", 240, 100, *names)
+    file = config_file(
+        tmp_path / "short.yaml",
+        run_dir=str(tmp_path / "run"),
+        steps=50,
+        model={"path": str(CLIP), "dtype": "float32", "lora": {"dropout": 0.0}},
+        data={"train": sources(folder, "train", *names), "batch": 6, "workers": 1},
+        optimizer={"lr": 2e-3, "min_lr": 1e-4, "warmup": 5, "weight_decay": 0.01},
+        validation={"questions": sources(folder, "test", *names), "every": 50},
+        checkpoint={"every": 50, "keep": 1},
+        export=[],
+    )
+    assert main(["--config", str(file)]) == 0
+    before, after = rows(tmp_path / "run", "eval.jsonl")
+    gained = {task: after[task] - before[task] for task in TASKS}
+    assert min(gained.values()) > 0 and after["mean"] > before["mean"] + 0.1, gained

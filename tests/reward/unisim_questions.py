@@ -26,9 +26,9 @@ def drawn_subjects() -> list[Subject]:
     return subjects
 
 
-def write_questions(folder: Path, train: int, test: int) -> Path:
-    """Pictures and manifests below a folder, which is returned."""
-    write(folder, {"train": train, "test": test}, drawn_subjects())
+def write_questions(folder: Path, train: int, test: int, *names: str) -> Path:
+    """Pictures and manifests, of all data sets or those named, below a folder, which is returned."""
+    write(folder, {"train": train, "test": test}, drawn_subjects(), names=names or tuple(SETS))
     return folder
 
 

@@ -53,8 +53,7 @@ class Encoder:
         self.trainable = {name: p for name, p in self.model.named_parameters() if p.requires_grad}
         self._clip = self.model.get_base_model()
         self.device = device
-        bfloat16 = config.dtype == "bfloat16" or (config.dtype == "auto" and device.type == "cuda")
-        self._cast = {"device_type": device.type, "dtype": torch.bfloat16, "enabled": bfloat16}
+        self._bfloat16 = config.dtype == "bfloat16" or (config.dtype == "auto" and device.type == "cuda")
         mean, std = (
             torch.tensor(values, device=device).view(3, 1, 1)
             for values in (self.processor.image_mean, self.processor.image_std)
@@ -64,7 +63,7 @@ class Encoder:
     def images(self, pixels: torch.Tensor) -> torch.Tensor:
         """Embeddings of length 1, float32 [N, D], of uint8 pictures [N, 3, H, W] on any device."""
         scaled = pixels.to(self.device, non_blocking=True).float() * self.processor.rescale_factor
-        with torch.autocast(**self._cast):
+        with torch.autocast(self.device.type, torch.bfloat16, self._bfloat16):
             pooled = self._clip.vision_model(pixel_values=(scaled - self._mean) / self._std).pooler_output
             projected = self._clip.visual_projection(pooled)
         return F.normalize(projected.float(), dim=-1)

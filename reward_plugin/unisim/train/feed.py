@@ -9,7 +9,7 @@ Shapes:  n questions of a task, k pictures and t texts of each, H height, W widt
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -86,7 +86,7 @@ def opened(
     words: int,
     pool: ThreadPoolExecutor,
     depth: int,
-) -> Iterator[dict[Task, Part]]:
+) -> Generator[dict[Task, Part], None, None]:
     """Micro-batches with their pictures, in order; up to `depth` more are being opened meanwhile.
 
     Args:

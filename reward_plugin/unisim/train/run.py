@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, field
@@ -93,7 +93,7 @@ class Run:
         size = self.config.data.batch // self.processes
         return len(list(chunks({"iqa": size}, self.config.optimizer.micro_batch)))
 
-    def feed(self, plans: Iterator[Plan], depth: int) -> Iterator[dict[Task, Part]]:
+    def feed(self, plans: Iterator[Plan], depth: int) -> Generator[dict[Task, Part], None, None]:
         """Open the pictures of micro-batches, `depth` ahead."""
         words = self.rows[self.config.data.quality_text]
         return opened(plans, self.opener, self.rows, words, self.pool, depth)
