@@ -26,7 +26,7 @@ from pocket.unipercept.degrade import degrade
 
 #: Degradations of the data sets that are trained on, and those that are only in `unseen` ones.
 SEEN = ("blur", "noise", "jpeg", "downscale", "posterise", "ringing", "smear")
-#: What captions call a picture that is spoilt so.
+#: What captions call a picture that is spoilt so; at their end, for the pocket tokenizer knows no comma.
 CALLED = {
     "blur": "blurred", "noise": "noisy", "jpeg": "blocky", "downscale": "coarse", "posterise": "flat",
     "ringing": "harsh", "smear": "smeared",
@@ -187,14 +187,14 @@ def in_condition(world: World) -> Asked:
     """A caption that says intact or damaged, and the picture in either condition."""
     intact_one, damaged, caption = world.conditions()
     if world.rng.random() < 0.5:
-        return Asked((intact_one, damaged), (f"{caption}, intact",))
-    return Asked((damaged, intact_one), (f"{caption}, damaged",))
+        return Asked((intact_one, damaged), (f"{caption} intact",))
+    return Asked((damaged, intact_one), (f"{caption} damaged",))
 
 
 def says_condition(world: World) -> Asked:
     """A picture, intact or damaged, and its caption saying one or the other."""
     intact_one, damaged, caption = world.conditions()
-    texts = f"{caption}, intact", f"{caption}, damaged"
+    texts = f"{caption} intact", f"{caption} damaged"
     return Asked((intact_one,), texts) if world.rng.random() < 0.5 else Asked((damaged,), texts[::-1])
 
 
@@ -202,7 +202,7 @@ def says_treatment(world: World) -> Asked:
     """A spoilt picture and its caption with the right word and a wrong one for what happened to it."""
     scene, kinds = world.scenes()[0], [str(kind) for kind in world.rng.choice(SEEN, 2, replace=False)]
     picture = world.spoil(world.paint(scene), kinds[0], world.rng.uniform(0.5, 1.0))
-    return Asked((picture,), tuple(f"{world.caption(scene)}, {CALLED[kind]}" for kind in kinds))
+    return Asked((picture,), tuple(f"{world.caption(scene)} {CALLED[kind]}" for kind in kinds))
 
 
 def describes(what: str, murky: bool = False) -> Callable[[World], Asked]:
