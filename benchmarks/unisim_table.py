@@ -39,7 +39,7 @@ def sets_of(task: str, trained: bool = True) -> list[str]:
 
 def arguments(config: Path, data: Path, run_dir: Path, count: int, steps: int | None) -> list[str]:
     """The command line of a training on the first `count` data sets of each task."""
-    chosen = ["--config", str(config), "--run_dir", str(run_dir), "--export", '["merged", "peft"]']
+    chosen = ["--config", str(config), "--run_dir", str(run_dir), "--export", '["peft"]']
     for task in CORE:
         sources = [
             {"manifest": str(data / "train" / manifest_name(name)), "root": str(data)}
@@ -49,18 +49,27 @@ def arguments(config: Path, data: Path, run_dir: Path, count: int, steps: int | 
     return chosen if steps is None else [*chosen, "--steps", str(steps)]
 
 
-def measure(folder: Path, data: Path) -> Counts:
-    """Right answers and questions of every data set, for a CLIP folder."""
+def load(folder: Path, adapter: Path | None = None) -> Any:
+    """A CLIP, with an adapter merged in."""
     import torch
     from transformers import CLIPModel
 
-    from eval.unisim.manifest import read_manifest
-    from reward_plugin.scorers.clip_folder import load_model, load_processing
+    from reward_plugin.scorers.clip_folder import load_model
+    from reward_plugin.unisim.adapter import merge_adapter
+    from reward_plugin.unisim.layout import apply
 
     clip = load_model(CLIPModel, folder, torch.float32)
+    return clip if adapter is None else apply(clip, merge_adapter(clip.state_dict(), adapter), adapter)
+
+
+def measure(clip: Any, folder: Path, data: Path, names: Sequence[str] = tuple(SETS)) -> Counts:
+    """Right answers and questions of data sets, for a CLIP whose processing is in a folder."""
+    from eval.unisim.manifest import read_manifest
+    from reward_plugin.scorers.clip_folder import load_processing
+
     tokenizer, processor = load_processing(folder)
     found = {}
-    for name in SETS:
+    for name in names:
         samples = read_manifest(data / "test" / manifest_name(name)).samples
         texts = list(dict.fromkeys([*WORDS.values(), *(text for s in samples for text in s.texts)]))
         images = list(dict.fromkeys(image for s in samples for image in s.images))
@@ -167,12 +176,14 @@ def main() -> int:
     from reward_plugin.train_unisim import main as train
     from reward_plugin.unisim.train.record import versions
 
-    results = {"CLIP": measure(args.base, args.data)}
+    results = {"CLIP": measure(load(args.base), args.base, args.data)}
     for count in args.counts:
         run_dir = args.runs / f"sets_{count}"
         if (code := train(arguments(args.config, args.data, run_dir, count, args.steps))) != 0:
             return code
-        results[f"{count} set{'s' * (count > 1)} each"] = measure(run_dir / "export" / "merged", args.data)
+        results[f"{count} set{'s' * (count > 1)} each"] = measure(
+            load(args.base, run_dir / "export" / "peft"), args.base, args.data
+        )
         if args.json:
             kept = {"command": " ".join(["python -m benchmarks.unisim_table", *sys.argv[1:]])}
             whole = {**kept, "versions": versions(), "questions": results}

@@ -4,11 +4,11 @@
 
 Bare: the pixels of a step are on the device already; embeddings, hinge, backward pass, nothing else.
 Training: the loop as it runs, from files on disk: open, resize and crop, move, embed, backward pass, add up,
-optimizer step, record. Both take the same questions with the same dropout, in turns within one process; the
-ratio of a round is that of the processor time (the wall clock, on a GPU) of its two halves.
+optimizer step, record. Both take the same questions with the same dropout, in turns within one process.
 
-Processor time counts what the threads that open pictures do as well, so on the CPU nothing is hidden by doing
-it meanwhile; the time that the loop waits for pictures is told besides.
+The ratio of a round is that of its two halves on the critical path: on the CPU, with OMP_NUM_THREADS=1, the
+processor time of the thread that trains and what it waits for pictures; on a GPU the wall clock. `all
+threads` counts what the threads that open pictures do as well, which goes on meanwhile where a core is free.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import tempfile
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -37,22 +37,30 @@ from reward_plugin.unisim.train.step import answers
 
 
 @dataclass(frozen=True)
-class Round:
-    """Seconds of one round.
+class Seconds:
+    """Of a step.
 
     Attributes:
-        bare, training: Of a step.
-        waiting: Of a step's wall clock that the loop waits for pictures.
+        path: On the critical path.
+        threads: Processor time of all threads.
+        waiting: Wall clock that the loop waits for pictures; part of `path`.
     """
 
-    bare: float
-    training: float
+    path: float
+    threads: float
     waiting: float
 
-    @property
-    def ratio(self) -> float:
+
+@dataclass(frozen=True)
+class Round:
+    """The two halves of a round."""
+
+    bare: Seconds
+    training: Seconds
+
+    def ratio(self, of: str) -> float:
         """Training over bare."""
-        return self.training / self.bare
+        return float(getattr(self.training, of) / getattr(self.bare, of))
 
 
 def bare(run: Run, steps: Sequence[tuple[int, Sequence[dict[Task, Part]]]]) -> None:
@@ -82,10 +90,9 @@ def measure(run: Run, record: Record, steps: int, rounds: int) -> list[Round]:
     for number in range(rounds + 1):
         feed = run.feed(run.plans(run.done), 0)
         held = [(run.done + step, [_on(run, next(feed)) for _ in range(count)]) for step in range(steps)]
-        halves: dict[str, float] = {}
-        waiting = 0.0
+        halves: dict[str, Seconds] = {}
         for half in ("bare", "training") if number % 2 else ("training", "bare"):
-            start = _now(run)
+            waiting, start = 0.0, _clocks(run)
             if half == "bare":
                 bare(run, held)
             else:
@@ -95,10 +102,12 @@ def measure(run: Run, record: Record, steps: int, rounds: int) -> list[Round]:
                     record.step(row)
                     waiting += row["seconds/pictures"]
                 feed.close()
-            halves[half] = (_now(run) - start) / steps
+            path, threads = (end - begun for begun, end in zip(start, _clocks(run), strict=True))
+            path += 0.0 if run.encoder.device.type == "cuda" else waiting  # the wall clock has it already
+            halves[half] = Seconds(path / steps, threads / steps, waiting / steps)
         if number:  # the first warms up
-            made.append(Round(halves["bare"], halves["training"], waiting / steps))
-            print(f"round {number}: {made[-1].ratio:.3f}", flush=True)
+            made.append(Round(**halves))
+            print(f"round {number}: {made[-1].ratio('path'):.3f}", flush=True)
     return made
 
 
@@ -107,11 +116,12 @@ def _on(run: Run, parts: dict[Task, Part]) -> dict[Task, Part]:
     return {task: replace(part, pixels=part.pixels.to(run.encoder.device)) for task, part in parts.items()}
 
 
-def _now(run: Run) -> float:
+def _clocks(run: Run) -> tuple[float, float]:
+    """Of the critical path, and of all threads."""
     if run.encoder.device.type == "cuda":
         torch.cuda.synchronize()
-        return time.perf_counter()
-    return time.process_time()
+        return time.perf_counter(), time.process_time()
+    return time.thread_time(), time.process_time()
 
 
 def main() -> int:
@@ -134,36 +144,30 @@ def main() -> int:
         record = Record(Path(folder), True, 1)
         made = measure(run, record, args.steps, args.rounds)
         record.close()
-    print(report(made, device))
+    print(report(made))
     if args.json:
         found: dict[str, Any] = {
             "command": " ".join(["python -m benchmarks.unisim_train", *sys.argv[1:]]),
             "device": str(device),
             "versions": versions(),
-            "rounds": [vars(one) | {"ratio": one.ratio} for one in made],
+            "rounds": [asdict(one) for one in made],
         }
         args.json.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
     return 0
 
 
-def report(made: Sequence[Round], device: torch.device) -> str:
-    """Markdown."""
-    ratios = [one.ratio for one in made]
-    clock = "wall clock" if device.type == "cuda" else "processor time"
-    bare_s, training = (
-        statistics.median(getattr(one, name) for one in made) for name in ("bare", "training")
-    )
-    return "\n".join(
-        [
-            f"| a step, {clock} | seconds |",
-            "| --- | ---: |",
-            f"| bare forward and backward passes | {bare_s:.3f} |",
-            f"| training | {training:.3f} |",
-            f"| ratio: median (range) of {len(made)} rounds | {statistics.median(ratios):.3f} "
-            f"({min(ratios):.3f} to {max(ratios):.3f}) |",
-            f"| waiting for pictures, wall clock | {statistics.median(one.waiting for one in made):.4f} |",
+def report(made: Sequence[Round]) -> str:
+    """Markdown: medians over the rounds."""
+    lines = ["| seconds of a step | bare passes | training | ratio (range) |", "| --- | ---: | ---: | ---: |"]
+    for of, title in (("path", "critical path"), ("threads", "processor time, all threads")):
+        halves = [
+            statistics.median(getattr(getattr(r, half), of) for r in made) for half in ("bare", "training")
         ]
-    )
+        ratios = [one.ratio(of) for one in made]
+        spread = f"{statistics.median(ratios):.3f} ({min(ratios):.3f} to {max(ratios):.3f})"
+        lines.append(f"| {title} | {halves[0]:.3f} | {halves[1]:.3f} | {spread} |")
+    waiting = statistics.median(one.training.waiting for one in made)
+    return "\n".join([*lines, f"| of it waiting for pictures | | {waiting:.4f} | |"])
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from pocket.unisim_tasks import SETS, manifest_name
 from pocket.unisim_world import CALLED, SEEN, UNSEEN, World
 from tests.reward.unisim_questions import drawn_subjects, write_questions
 
-NAMES = ("severity", "scene", "whole", "place", "says_treatment", "ladder", "odd", "among", "sharpness")
+NAMES = ("severity", "scene", "whole", "place", "treatment", "ladder", "odd", "among", "sharpness")
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +44,7 @@ def test_train_and_test_share_no_picture_and_no_caption(folder: Path):
 def without_condition(text: str) -> str:
     """The caption, of a text that says as well what happened to the picture."""
     caption, _, last = text.rpartition(" ")
-    return caption if last in {*CALLED.values(), "intact", "damaged"} else text
+    return caption if last in CALLED.values() else text
 
 
 def test_every_picture_is_the_one_that_its_manifest_has_a_hash_of(folder: Path):
@@ -56,7 +56,7 @@ def test_every_picture_is_the_one_that_its_manifest_has_a_hash_of(folder: Path):
 def test_no_choice_is_right_more_often_than_the_other(tmp_path: Path):
     write_questions(tmp_path, 0, 200, "sharpness")
     labels = [sample.label for sample in manifests(tmp_path, "test")[0].samples]
-    assert 70 <= sum(labels) <= 130
+    assert 70 <= labels.count(1) <= 130
 
 
 def test_what_is_never_trained_has_no_training_questions(folder: Path):
@@ -67,9 +67,11 @@ def test_what_is_never_trained_has_no_training_questions(folder: Path):
 
 def test_the_closer_picture_is_closer_and_the_odd_one_odd():
     world = World(drawn_subjects(), reserved=True, seed=0)
+    closer = 0
     for _ in range(20):
         reference, close, far = (image.astype(float) for image in SETS["severity"].ask(world).images)
-        assert np.abs(reference - close).mean() < np.abs(reference - far).mean()
+        closer += np.abs(reference - close).mean() < np.abs(reference - far).mean()
+    assert closer >= 17  # pixels alone say it nearly always; the filters of `downscale` are drawn
     scenes = world.scenes("background", "layout")
     assert len({scene.subject for scene in scenes}) == 1
     assert scenes[0].background != scenes[1].background == scenes[2].background
