@@ -26,8 +26,10 @@ from pocket.unipercept.degrade import degrade
 
 #: Degradations of the data sets that are trained on, and those that are only in `unseen` ones.
 SEEN = ("blur", "noise", "downscale", "smear")
-#: What captions call a picture that is spoilt so; at their end, for the pocket tokenizer knows no comma.
+#: What a picture that is spoilt so is called.
 CALLED = {"blur": "blurred", "noise": "noisy", "downscale": "coarse", "smear": "smeared"}
+#: What pictures of high and of low quality are called, as published.
+VERDICTS = ("A high-quality photo.", "A low-quality photo.")
 UNSEEN = ("jpeg", "posterise", "dither", "grid")
 MALFORMING = ("warp", "missing", "shatter")
 Pixels = np.ndarray
@@ -140,6 +142,14 @@ def through(world: World) -> Asked:
     return Asked((world.paint(scene), *world.murky([world.paint(scene)]), world.paint(changed)))
 
 
+def alike(world: World) -> Asked:
+    """A spoilt picture, and the same scene painted again, spoilt as much and less: as much is closer."""
+    (scene,), kind = world.scenes(), str(world.rng.choice(SEEN))
+    high = world.rng.uniform(0.7, 1.0)
+    severities = high, high, high - world.rng.uniform(0.4, 0.7)
+    return Asked(tuple(world.spoil(world.paint(scene), kind, severity) for severity in severities))
+
+
 def edit(world: World) -> Asked:
     """A picture, it with one change and it with another on top: one change is closer."""
     changes = world.rng.permutation(["subject", "background", "layout"])[:2]
@@ -179,10 +189,18 @@ def unspoilt(world: World) -> Asked:
 
 
 def says_treatment(world: World) -> Asked:
-    """A spoilt picture and its caption with the right word and a wrong one for what happened to it."""
+    """A spoilt picture, the right word for what happened to it and a wrong one."""
     scene, kinds = world.scenes()[0], [str(kind) for kind in world.rng.choice(SEEN, 2, replace=False)]
     picture = world.spoil(world.paint(scene), kinds[0], world.rng.uniform(0.5, 1.0))
-    return Asked((picture,), tuple(f"{world.caption(scene)} {CALLED[kind]}" for kind in kinds))
+    return Asked((picture,), tuple(f"a {CALLED[kind]} picture" for kind in kinds))
+
+
+def says_quality(world: World) -> Asked:
+    """A picture as it is or badly spoilt, and two verdicts on its quality."""
+    clean = world.paint(*world.scenes())
+    if world.rng.random() < 0.5:
+        return Asked((clean,), VERDICTS)
+    return Asked(world.murky([clean]), VERDICTS[::-1])
 
 
 def describes(what: str, murky: bool = False) -> Callable[[World], Asked]:

@@ -9,7 +9,7 @@ from pocket.unisim_tasks import SETS
 from tests.reward.unisim_questions import write_questions
 
 CLIP, ADAPTER = Path("pocket/weights/clip"), Path("pocket/weights/unisim")
-NAMES = ("severity", "through", "unspoilt", "whole", "treatment", "ladder", "intact", "mixed")
+NAMES = ("severity", "alike", "unspoilt", "whole", "verdict", "treatment", "ladder", "intact", "mixed")
 
 
 @pytest.mark.slow

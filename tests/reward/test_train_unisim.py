@@ -283,14 +283,14 @@ def test_a_dry_run_says_what_would_run(arguments: Arguments, tmp_path: Path, cap
     assert main([*arguments(tmp_path / "run"), "--dry-run"]) == 0
     told = capsys.readouterr().out
     assert "4 steps of 4 questions of each task, 1 process(es)" in told
-    assert "severity (8), through (8), redraw (8); seen 0.67 times" in told
+    assert "severity (8), alike (8), redraw (8); seen 0.67 times" in told
     assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.slow
 def test_a_short_training_raises_the_accuracy_of_every_task(tmp_path: Path):
     """Shapes that the pocket CLIP has never seen, other questions of the same kinds afterwards."""
-    names = ("through", "unspoilt", "treatment", "intact")
+    names = ("alike", "unspoilt", "treatment", "intact")
     folder = write_questions(tmp_path / "questions", 240, 100, *names)
     file = config_file(
         tmp_path / "short.yaml",
