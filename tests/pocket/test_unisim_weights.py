@@ -4,25 +4,24 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.unisim_table import CORE, load, measure, pooled
-from pocket.unisim_tasks import SETS
+from benchmarks.unisim_table import load, measure, pooled
 from tests.reward.unisim_questions import write_questions
 
 CLIP, ADAPTER = Path("pocket/weights/clip"), Path("pocket/weights/unisim")
-NAMES = ("severity", "alike", "unspoilt", "whole", "verdict", "treatment", "ladder", "intact", "mixed")
+QUALITY = ("ladder", "intact", "mixed")
 
 
 @pytest.mark.slow
-def test_every_core_task_is_answered_better_than_by_the_clip_that_it_was_tuned_from(tmp_path: Path):
-    folder = write_questions(tmp_path, 0, 100, *NAMES)
-    before = measure(load(CLIP), CLIP, folder, NAMES)
-    after = measure(load(CLIP, ADAPTER), CLIP, folder, NAMES)
-    for task in CORE:
-        sets = [name for name in NAMES if SETS[name].task == task]
-        (was, count), (found, _) = pooled(before, sets), pooled(after, sets)
-        assert found > was, f"{task}: {found} of {count} right, {was} by CLIP"
+def test_it_judges_quality_better_than_the_clip_that_it_was_tuned_from(tmp_path: Path):
+    names = (*QUALITY, "unspoilt")
+    folder = write_questions(tmp_path, 0, 60, *names)
+    before = measure(load(CLIP), CLIP, folder, names)
+    after = measure(load(CLIP, ADAPTER), CLIP, folder, names)
+    (was, count), (found, _) = pooled(before, QUALITY), pooled(after, QUALITY)
+    assert found > was + 0.1 * count, f"{found} of {count} right, {was} by CLIP"
+    assert after["unspoilt"] > before["unspoilt"]
 
 
-def test_the_adapter_is_small_and_says_what_it_belongs_to():
+def test_it_is_small_and_says_what_it_belongs_to():
     assert sum(file.stat().st_size for file in ADAPTER.iterdir()) < 1_500_000
     assert '"base_model_name_or_path": "pocket/weights/clip"' in (ADAPTER / "adapter_config.json").read_text()
