@@ -116,6 +116,8 @@ def test_the_shipped_config_asks_all_tasks_and_tells_models_apart(tmp_path: Path
     assert cells["pixels", "paa/measured"] == 1 and cells["pixels", "paa/edited"] > 0.9
     assert cells["pocket-clip", "it_2afc/things"] > 0.95 and cells["pocket-clip", "it_2afc/spoilt"] > 0.75
     assert cells["pocket-unipercept", "iqa/severity"] > 0.75 > cells["pocket-clip", "iqa/severity"]
+    core = {name: model["averages"]["core"]["accuracy"] for name, model in models.items()}
+    assert core["pocket-unisim"] > core["pocket-clip"]
     counts = models["pocket-clip"]["datasets"][-1]["by_choices"]
     assert list(counts) == ["2", "3", "4", "6", "8"]
     assert all(tally["accuracy"] > 1.5 / int(n) for n, tally in counts.items())
