@@ -8,6 +8,7 @@ signal and a checkpoint; 130 after Ctrl-C without one.
 
 from __future__ import annotations
 
+import atexit
 import os
 import sys
 from collections.abc import Sequence
@@ -71,6 +72,10 @@ def connect() -> Accelerator:
         ConfigError: the launch shares out the model, which is small and stays whole here.
     """
     import torch
+
+    # Its functions keep the group that there is when they are imported, and transformers imports them:
+    # destroying the group would leave its threads running, and a late one aborts a process that is done.
+    import torch.distributed.nn
     from accelerate import Accelerator
     from accelerate.utils import InitProcessGroupKwargs
 
@@ -79,6 +84,8 @@ def connect() -> Accelerator:
         mixed_precision="no",  # model.dtype says what is computed in what
         kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(seconds=LAG))],
     )
+    if accelerator.num_processes > 1:
+        atexit.register(accelerator.state.destroy_process_group)
     kind = accelerator.distributed_type.value
     if kind in ("FSDP", "DEEPSPEED", "MEGATRON_LM"):
         raise ConfigError(

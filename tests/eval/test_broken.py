@@ -13,6 +13,7 @@ from eval.generate import Item
 from eval.metrics import Bootstrap
 from eval.pictures import look
 from eval.results import VERSION, read
+from eval.scores import Kept, score
 from flow_grpo.config import RewardConfig
 from reward_plugin.local import LocalRewards
 from reward_plugin.scorers.pixels import PixelScorer
@@ -77,7 +78,9 @@ def test_pictures_that_are_gone_have_no_score_and_say_so(tmp_path: Path):
     (tmp_path / "1.png").write_bytes(b"no picture")
     files = [tmp_path / f"{number}.png" for number in range(3)]
     items = [Item("a cat", number, 0) for number in range(3)]
-    found = score(LocalRewards([PixelScorer()]), items, files, "test")
+    rewards = LocalRewards([PixelScorer()])
+    with Kept(tmp_path / "scores", 0, "pixels", rewards.dimensions) as kept:
+        found = score(rewards, items, files, "test", kept)
     assert np.isfinite(found.values[0]).all() and np.isnan(found.values[1:]).all()
     assert found.errors[0] is None and found.errors[1] and found.errors[2] == f"{files[2]} is missing"
     for file in files[1:]:
