@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from eval.compare import run, score, write_pages
+from eval.compare import run, write_pages
 from eval.config import CompareConfig, Probe, Sampling
 from eval.generate import Item
 from eval.metrics import Bootstrap
