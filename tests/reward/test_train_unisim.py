@@ -102,6 +102,14 @@ def test_a_run_records_what_it_did(undisturbed: Path):
     assert "alpha: 8" in (undisturbed / "config.yaml").read_text()
 
 
+def test_the_first_step_is_as_long_as_the_rate_of_the_warm_up(undisturbed: Path):
+    first = rows(undisturbed)[0]
+    assert first["lr"] == pytest.approx(0.5e-3)  # the first of two steps of warm-up to 1e-3
+    # Adam's first step is the rate wherever there is a gradient, and these weights begin at 0.
+    ups = [value for name, value in weights(undisturbed, 1).items() if "lora_B" in name]
+    assert max(float(value.abs().max()) for value in ups) == pytest.approx(first["lr"], rel=0.01)
+
+
 def test_adapters_and_projection_train_and_nothing_else(undisturbed: Path):
     before, after = weights(undisturbed, 1), weights(undisturbed, 4)
     adapters = [name for name in after if "visual_projection" not in name]
