@@ -15,20 +15,15 @@ import json
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from eval.proportion import wilson
 from pocket.unisim_tasks import SETS, manifest_name
 
+if TYPE_CHECKING:
+    from reward_plugin.unisim.metric import UniSim
+
 CORE = ("img_2afc", "it_2afc", "text_2afc", "iqa")
-#: What quality and attributes are called, as published.
-WORDS = {
-    "quality": "A high-quality photo.",
-    "brightness": "A bright photo.",
-    "colorfulness": "A very colorful photo.",
-    "contrast": "A high contrast photo.",
-    "sharpness": "A very sharp photo",
-}
 Counts = dict[str, tuple[int, int]]
 
 
@@ -49,80 +44,28 @@ def arguments(config: Path, data: Path, run_dir: Path, count: int, steps: int | 
     return chosen if steps is None else [*chosen, "--steps", str(steps)]
 
 
-def load(folder: Path, adapter: Path | None = None) -> Any:
-    """A CLIP, with an adapter merged in."""
-    import torch
-    from transformers import CLIPModel
+def load(folder: Path, adapter: Path | None = None) -> UniSim:
+    """A CLIP, with an adapter merged in, as a metric."""
+    from reward_plugin.unisim.metric import UniSim
 
-    from reward_plugin.scorers.clip_folder import load_model
-    from reward_plugin.unisim.adapter import merge_adapter
-    from reward_plugin.unisim.layout import apply
-
-    clip = load_model(CLIPModel, folder, torch.float32)
-    return clip if adapter is None else apply(clip, merge_adapter(clip.state_dict(), adapter), adapter)
+    return UniSim.load(str(folder), None if adapter is None else str(adapter), device="cpu")
 
 
-def measure(clip: Any, folder: Path, data: Path, names: Sequence[str] = tuple(SETS)) -> Counts:
-    """Right answers and questions of data sets, for a CLIP whose processing is in a folder."""
+def measure(metric: UniSim, data: Path, names: Sequence[str] = tuple(SETS)) -> Counts:
+    """Right answers and questions of data sets."""
     from eval.unisim.manifest import read_manifest
-    from reward_plugin.scorers.clip_folder import load_processing
+    from reward_plugin.unisim.questions import Question
 
-    tokenizer, processor = load_processing(folder)
     found = {}
     for name in names:
         samples = read_manifest(data / "test" / manifest_name(name)).samples
-        texts = list(dict.fromkeys([*WORDS.values(), *(text for s in samples for text in s.texts)]))
-        images = list(dict.fromkeys(image for s in samples for image in s.images))
-        words = dict(zip(texts, embed_texts(clip, tokenizer, texts), strict=True))
-        looks = dict(zip(images, embed_images(clip, processor, [data / n for n in images]), strict=True))
-        right = sum(answer(sample, looks, words) == sample.label for sample in samples)
+        asked = [
+            Question(s.task, [data / image for image in s.images], s.texts, s.attribute) for s in samples
+        ]
+        answers = metric.answer(asked)
+        right = sum(answer.choice == s.label for answer, s in zip(answers, samples, strict=True))
         found[name] = (right, len(samples))
     return found
-
-
-def answer(sample: Any, looks: Mapping[str, Any], words: Mapping[str, Any]) -> int:
-    """Index of the choice that the embeddings make."""
-    pictures = [looks[name] for name in sample.images]
-    if sample.task == "ooo":
-        first, second, third = pictures
-        scores = [second @ third, first @ third, first @ second]  # the two others are most alike
-    elif sample.task == "img_2afc":
-        scores = [pictures[0] @ picture for picture in pictures[1:]]
-    elif sample.task == "text_2afc":
-        scores = [pictures[0] @ words[text] for text in sample.texts]
-    else:
-        text = sample.texts[0] if sample.texts else WORDS[sample.attribute or "quality"]
-        scores = [words[text] @ picture for picture in pictures]
-    return max(range(len(scores)), key=lambda index: float(scores[index]))
-
-
-def embed_texts(clip: Any, tokenizer: Any, texts: Sequence[str]) -> Any:
-    """Embeddings of length 1, [V, D]."""
-    import torch
-
-    length = clip.config.text_config.max_position_embeddings
-    tokens = tokenizer(
-        list(texts), padding="max_length", truncation=True, max_length=length, return_tensors="pt"
-    )
-    with torch.inference_mode():
-        pooled = clip.text_model(tokens.input_ids, tokens.attention_mask).pooler_output
-        return torch.nn.functional.normalize(clip.text_projection(pooled), dim=-1)
-
-
-def embed_images(clip: Any, processor: Any, files: Sequence[Path], batch: int = 256) -> Any:
-    """Embeddings of length 1, [N, D]."""
-    import torch
-
-    from reward_plugin.images import to_rgb
-
-    made = []
-    for start in range(0, len(files), batch):
-        images = [to_rgb(file) for file in files[start : start + batch]]
-        pixels = processor(images, return_tensors="pt").pixel_values
-        with torch.inference_mode():
-            pooled = clip.vision_model(pixel_values=pixels).pooler_output
-            made.append(torch.nn.functional.normalize(clip.visual_projection(pooled), dim=-1))
-    return torch.cat(made)
 
 
 def pooled(counts: Counts, names: Sequence[str]) -> tuple[int, int]:
@@ -176,13 +119,13 @@ def main() -> int:
     from reward_plugin.train_unisim import main as train
     from reward_plugin.unisim.train.record import versions
 
-    results = {"CLIP": measure(load(args.base), args.base, args.data)}
+    results = {"CLIP": measure(load(args.base), args.data)}
     for count in args.counts:
         run_dir = args.runs / f"sets_{count}"
         if (code := train(arguments(args.config, args.data, run_dir, count, args.steps))) != 0:
             return code
         results[f"{count} set{'s' * (count > 1)} each"] = measure(
-            load(args.base, run_dir / "export" / "peft"), args.base, args.data
+            load(args.base, run_dir / "export" / "peft"), args.data
         )
         if args.json:
             kept = {"command": " ".join(["python -m benchmarks.unisim_table", *sys.argv[1:]])}

@@ -15,8 +15,8 @@ QUALITY = ("ladder", "intact", "mixed")
 def test_it_judges_quality_better_than_the_clip_that_it_was_tuned_from(tmp_path: Path):
     names = (*QUALITY, "unspoilt")
     folder = write_questions(tmp_path, 0, 60, *names)
-    before = measure(load(CLIP), CLIP, folder, names)
-    after = measure(load(CLIP, ADAPTER), CLIP, folder, names)
+    before = measure(load(CLIP), folder, names)
+    after = measure(load(CLIP, ADAPTER), folder, names)
     (was, count), (found, _) = pooled(before, QUALITY), pooled(after, QUALITY)
     assert found > was + 0.1 * count, f"{found} of {count} right, {was} by CLIP"
     assert after["unspoilt"] > before["unspoilt"]

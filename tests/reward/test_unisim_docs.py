@@ -9,10 +9,16 @@ ROOT = Path(__file__).parents[2]
 BLOCKS = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "unisim.md").read_text(), re.DOTALL)
 
 
-@pytest.mark.parametrize("block", [block for block in BLOCKS if "pocket/weights" in block])
-def test_a_snippet_runs(block: str, monkeypatch: pytest.MonkeyPatch):
+@pytest.mark.parametrize("number", range(2))
+def test_a_snippet_runs_and_prints_what_it_says(
+    number: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
     monkeypatch.chdir(ROOT)
-    exec(block, {})
+    block = [block for block in BLOCKS if "pocket/weights" in block][number]
+    scope: dict[str, object] = {}
+    exec(block, scope)
+    assert type(scope["metric"]).__name__ == "UniSim"
+    assert len(capsys.readouterr().out.splitlines()) == block.count("print(")
 
 
 def test_every_option_and_dimension_is_explained():

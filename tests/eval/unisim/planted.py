@@ -18,6 +18,7 @@ from eval.unisim.samples import ATTRIBUTES, Sample, Task
 ROOT = Path(__file__).resolve().parents[3]
 IMAGES = ROOT / "eval" / "data" / "images"
 CLIP = str(ROOT / "pocket" / "weights" / "clip")
+SCHEMA = json.loads((ROOT / "eval" / "unisim" / "results.schema.json").read_text())
 #: Clean pictures that there are damaged copies of.
 SCENES = ("penguin", "taxi", "swan", "camera", "snake", "volcano")
 
@@ -128,6 +129,11 @@ def cell(record: dict[str, Any], model: str, task: str) -> dict[str, Any]:
 
 
 PIXELS: dict[str, Any] = {"name": "floor", "kind": "pixels"}
+CLIP_SCORER: dict[str, Any] = {
+    "name": "adherence",
+    "kind": "scorer",
+    "scorer": {"name": "clip", "path": CLIP, "device": "cpu"},
+}
 ENCODER: dict[str, Any] = {
     "name": "pocket-clip",
     "kind": "encoder",

@@ -1,9 +1,7 @@
 """Broken pictures, models and manifests: each costs what hangs on it, and nothing else."""
 
-import json
 import shutil
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -14,7 +12,7 @@ from tests.eval.unisim.planted import (
     ENCODER,
     IMAGES,
     PIXELS,
-    ROOT,
+    SCHEMA,
     ask,
     cell,
     copied_pictures,
@@ -23,13 +21,6 @@ from tests.eval.unisim.planted import (
     samples,
     write_bench,
 )
-
-SCHEMA = json.loads((ROOT / "eval" / "unisim" / "results.schema.json").read_text())
-CLIP_SCORER: dict[str, Any] = {
-    "name": "adherence",
-    "kind": "scorer",
-    "scorer": {"name": "clip", "path": CLIP, "device": "cpu"},
-}
 
 
 def test_pictures_that_are_gone_or_changed_leave_their_questions_out(tmp_path: Path):

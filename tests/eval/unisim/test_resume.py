@@ -1,6 +1,5 @@
 """Runs that are interrupted go on where they ended, and ask, score and encode nothing twice."""
 
-import json
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -14,10 +13,10 @@ from reward_plugin.unisim.encoder import Encoder
 from tests.eval.schema import _check
 from tests.eval.unisim.miniatures import WORLDS
 from tests.eval.unisim.planted import (
-    CLIP,
+    CLIP_SCORER,
     ENCODER,
     PIXELS,
-    ROOT,
+    SCHEMA,
     ask,
     cell,
     gallery,
@@ -26,13 +25,6 @@ from tests.eval.unisim.planted import (
     samples,
     write_bench,
 )
-
-SCHEMA = json.loads((ROOT / "eval" / "unisim" / "results.schema.json").read_text())
-CLIP_SCORER: dict[str, Any] = {
-    "name": "adherence",
-    "kind": "scorer",
-    "scorer": {"name": "clip", "path": CLIP, "device": "cpu"},
-}
 
 
 def test_an_interrupted_encoder_goes_on_and_encodes_nothing_twice(

@@ -5,7 +5,6 @@ import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -16,11 +15,11 @@ from eval.unisim.samples import TASKS, Sample
 from reward_plugin.unisim.encoder import Encoder
 from tests.eval.schema import _check
 from tests.eval.unisim.planted import (
-    CLIP,
+    CLIP_SCORER,
     ENCODER,
     IMAGES,
     PIXELS,
-    ROOT,
+    SCHEMA,
     ask,
     cell,
     copied_pictures,
@@ -30,13 +29,6 @@ from tests.eval.unisim.planted import (
     samples,
     write_bench,
 )
-
-SCHEMA = json.loads((ROOT / "eval" / "unisim" / "results.schema.json").read_text())
-CLIP_SCORER: dict[str, Any] = {
-    "name": "adherence",
-    "kind": "scorer",
-    "scorer": {"name": "clip", "path": CLIP, "device": "cpu"},
-}
 
 
 @pytest.fixture(scope="module")
