@@ -200,6 +200,12 @@ def _check_constraints(config: TrainConfig) -> None:
             "must have max_relative_drop between 0 and 1, rate above 0 and start from 0 to max_weight",
         )
         _require(
+            rule.held_by == "reward" or config.regularizer.kl_weight > 0,
+            f"{key}.held_by",
+            rule.held_by,
+            "multiplies regularizer.kl_weight, which is 0: set that, or held_by: reward",
+        )
+        _require(
             1 <= rule.base_members <= size,
             f"{key}.base_members",
             rule.base_members,

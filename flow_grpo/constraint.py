@@ -17,6 +17,10 @@ Here:
   sum_then_normalize, in units of its own standard deviation with normalize_then_sum. Both divide by a
   standard deviation that grows with lambda, so no step does, and Moskovitz' factor 1 / (1 + lambda) would
   change nothing; it would with `std: none`, where lambda makes larger steps.
+* With `held_by: kl` the advantages stay the reward's, and the KL to the reference weighs 1 + sum of lambda_c
+  times as much. What lowers adherence is mostly a drift that all members of a group share, of which
+  differences within a group tell little; the KL acts on the drift itself. It is the adaptive KL of Ziegler et
+  al. 2019 (arXiv 1909.08593, section 2.2) with a held-out dimension to hold instead of a value of the KL.
 
 metrics.jsonl has lambda/c, the weight of the iteration, and drop/c. The reward it shows is without them.
 """
@@ -26,6 +30,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 
@@ -40,6 +45,8 @@ class Constraint:
         start: lambda in the first iteration.
         max_weight: Its upper bound.
         base_members: Pictures of each group that the base makes, too; of several constraints the most count.
+        held_by: reward: lambda is the dimension's weight in the advantages. kl: 1 + lambda multiplies
+            `regularizer.kl_weight`, which must not be 0 then.
     """
 
     max_relative_drop: float
@@ -47,6 +54,7 @@ class Constraint:
     start: float = 0.0
     max_weight: float = 10.0
     base_members: int = 2
+    held_by: Literal["reward", "kl"] = "reward"
 
 
 def ascend(weight: float, drop: float, constraint: Constraint) -> float:
@@ -68,6 +76,11 @@ def relative_drop(pairs: np.ndarray) -> float:
         return float("nan")
     now, base = pairs.mean(axis=0)
     return float((base - now) / abs(base)) if base else float("nan")
+
+
+def by(rules: Mapping[str, Constraint], multipliers: Mapping[str, float], means: str) -> dict[str, float]:
+    """The lambdas of the constraints that are held by `means`."""
+    return {name: weight for name, weight in multipliers.items() if rules[name].held_by == means}
 
 
 def weighed(

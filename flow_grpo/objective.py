@@ -18,7 +18,9 @@ Terms = tuple[torch.Tensor, dict[str, torch.Tensor]]
 """Loss [E] with gradient, and metrics, each [E]."""
 
 
-def objective(velocity: torch.Tensor, part: Examples, config: TrainConfig, on_policy: bool) -> Terms:
+def objective(
+    velocity: torch.Tensor, part: Examples, config: TrainConfig, on_policy: bool, kl_factor: float = 1.0
+) -> Terms:
     """Loss and metrics of each example.
 
     Args:
@@ -26,16 +28,19 @@ def objective(velocity: torch.Tensor, part: Examples, config: TrainConfig, on_po
         part: The examples.
         config: The run's configuration.
         on_policy: The weights are still those that sampled (objectives on trajectories).
+        kl_factor: What `regularizer.kl_weight` is multiplied by.
     """
     if isinstance(part, Transitions):
-        return _on_transitions(velocity, part, config, on_policy)
+        return _on_transitions(velocity, part, config, on_policy, kl_factor)
     assert isinstance(part, Noised) and part.old_velocity is not None, "the old policy was not evaluated"
     inputs = nft.Inputs(part.x, part.clean, part.sigma, velocity, part.old_velocity, part.advantage)
     values, metrics = nft.loss(inputs, config.nft)
-    return _regularized(values, metrics, velocity, part, config, None)
+    return _regularized(values, metrics, velocity, part, config, None, kl_factor)
 
 
-def _on_transitions(velocity: torch.Tensor, part: Transitions, config: TrainConfig, on_policy: bool) -> Terms:
+def _on_transitions(
+    velocity: torch.Tensor, part: Transitions, config: TrainConfig, on_policy: bool, kl_factor: float
+) -> Terms:
     now = _rescored(velocity, part)
     inputs = Inputs(
         log_prob=now.log_prob,
@@ -51,7 +56,7 @@ def _on_transitions(velocity: torch.Tensor, part: Transitions, config: TrainConf
     values, metrics = ALGORITHMS[config.algorithm].loss(inputs, algorithm_config(config))
     if on_policy:
         metrics["rollout_drift"] = (now.log_prob - part.old_log_prob).detach().expm1().abs()
-    return _regularized(values, metrics, velocity, part, config, now)
+    return _regularized(values, metrics, velocity, part, config, now, kl_factor)
 
 
 def _regularized(
@@ -61,6 +66,7 @@ def _regularized(
     part: Examples,
     config: TrainConfig,
     now: Step | None,
+    kl_factor: float,
 ) -> Terms:
     """Add the terms that need the reference; `now` is the transition under the policy, if there is one."""
     if part.reference is None:
@@ -72,7 +78,7 @@ def _regularized(
         assert isinstance(part, Transitions) and now is not None, "only transitions have a KL of transitions"
         kl = kl_to_reference(now, _rescored(part.reference, part).mean, regularizer.kl)
     norm = norm_penalty(velocity, part.reference, regularizer.norm_margin)
-    values = values + regularizer.kl_weight * kl + regularizer.norm_weight * norm
+    values = values + kl_factor * regularizer.kl_weight * kl + regularizer.norm_weight * norm
     ratio = norm_ratio(velocity, part.reference).detach()
     return values, {**metrics, "kl": kl, "norm_penalty": norm, "velocity_norm_ratio": ratio}
 

@@ -20,7 +20,7 @@ import torch
 from flow_grpo.advantage import Advantages, advantages
 from flow_grpo.algorithms import ALGORITHMS
 from flow_grpo.config import TrainConfig
-from flow_grpo.constraint import ascend, relative_drop, weighed
+from flow_grpo.constraint import ascend, by, relative_drop, weighed
 from flow_grpo.distributed import agreed, gather, stop_together
 from flow_grpo.examples import Examples, noised, transitions
 from flow_grpo.log import RunLog
@@ -48,7 +48,7 @@ def train(run: Run, rewards: Rewards, log: RunLog, accelerator: Accelerator) -> 
     Raises:
         ScoringFailed, StopRequested: On every process; `run` is that of the last completed iteration.
     """
-    config, began = run.config, run.iteration
+    config, began, rules = run.config, run.iteration, run.config.reward.constraints
     while True:
         stop_together()
         if due(run.iteration, config.validation.every, config) and run.validated != run.iteration:
@@ -65,7 +65,11 @@ def train(run: Run, rewards: Rewards, log: RunLog, accelerator: Accelerator) -> 
         scores, groups = share_scores(run, made, accelerator)
         scores.require_a_reward()
         values, weights = weighed(
-            scores.values, scores.dimensions, scores.weighted, scores.weights, multipliers
+            scores.values,
+            scores.dimensions,
+            scores.weighted,
+            scores.weights,
+            by(rules, multipliers, "reward"),
         )
         gains = advantages(
             torch.from_numpy(values), torch.from_numpy(weights), torch.from_numpy(groups), config.advantage
@@ -73,7 +77,11 @@ def train(run: Run, rewards: Rewards, log: RunLog, accelerator: Accelerator) -> 
         stop_together()  # the last time that dropping the iteration loses nothing but time
         updating = time.perf_counter()
         with run.completing_iteration(), leaving_replay(run, accelerator):
-            metrics = run.updater.run(examples_of(run, made, gains, accelerator), made.condition)
+            metrics = run.updater.run(
+                examples_of(run, made, gains, accelerator),
+                made.condition,
+                kl_factor=1 + sum(by(rules, multipliers, "kl").values()),
+            )
             run.multipliers = multipliers
         now = time.perf_counter()
         if gains.missing:

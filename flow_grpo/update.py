@@ -64,8 +64,13 @@ class Updater:
         """Within it the policy has the weights that training pictures are sampled with."""
         return nullcontext() if self.old is None else self.old.applied(self.policy.trainable)
 
-    def run(self, examples: Examples, condition: Condition) -> dict[str, float]:
+    def run(self, examples: Examples, condition: Condition, kl_factor: float = 1.0) -> dict[str, float]:
         """All updates of one iteration.
+
+        Args:
+            examples: This process's examples.
+            condition: Of their prompts.
+            kl_factor: What `regularizer.kl_weight` is multiplied by.
 
         Returns:
             Means over the examples that were evaluated, of all processes.
@@ -83,7 +88,7 @@ class Updater:
         lr = self._lr(self.steps)
         for number in range(settings.updates_per_rollout):
             part = examples.take((examples.share == number).nonzero().flatten())
-            checked = self._accumulate(part, condition, sums, on_policy=number == 0)
+            checked = self._accumulate(part, condition, sums, number == 0, kl_factor)
             norms.append(self._step(number, checked))
         gathered = self.accelerator.reduce(dict(sorted(sums.items())), reduction="sum")
         metrics = {name: float(total / count) for name, (total, count) in gathered.items()}
@@ -115,7 +120,12 @@ class Updater:
         )
 
     def _accumulate(
-        self, part: Examples, condition: Condition, sums: dict[str, torch.Tensor], on_policy: bool
+        self,
+        part: Examples,
+        condition: Condition,
+        sums: dict[str, torch.Tensor],
+        on_policy: bool,
+        kl_factor: float,
     ) -> Checked:
         """Add the gradient of one update's loss, by micro-batches, and its metrics as [sum, count].
 
@@ -130,7 +140,7 @@ class Updater:
         checked: Checked = []
         for piece in pieces:
             velocity = self.policy.velocity(piece.x, piece.sigma, condition.take(piece.row))
-            values, metrics = objective(velocity, piece, self.config, on_policy)
+            values, metrics = objective(velocity, piece, self.config, on_policy, kl_factor)
             self.stepper.backward(values.sum() / count, last=piece is pieces[-1])
             checked.append((piece.row, piece.sigma, values.detach().isfinite()))
             for name, value in {"loss": values, **metrics}.items():

@@ -9,7 +9,7 @@ import pytest
 from safetensors.torch import load_file
 
 from flow_grpo.cli import parse
-from flow_grpo.constraint import Constraint, ascend, relative_drop, weighed
+from flow_grpo.constraint import Constraint, ascend, by, relative_drop, weighed
 from flow_grpo.train import main
 
 NAN = float("nan")
@@ -95,6 +95,33 @@ def test_a_constraint_bends_the_run(arguments, tmp_path):
     assert change["free"] < 0 and change["held"] > change["free"] / 2
 
 
+def test_a_constraint_held_by_kl_is_a_larger_kl_weight(arguments, tmp_path):
+    """lambda that stays at 2 is three times the KL weight, and no term of the reward, to the bit."""
+    stays = "{saturation: {max_relative_drop: 0.99, rate: 1.0e-30, start: 2, max_weight: 2, held_by: kl}}"
+    options: dict[str, Any] = {
+        "iterations": 3,
+        "optimizer.lr": 0.05,
+        "reward.weights": "{colourfulness: -1.0}",
+    }
+    for name, weight, constraints in (("held", 0.125, stays), ("plain", 0.375, "{}"), ("less", 0.125, "{}")):
+        own = {"run_dir": tmp_path / name, "regularizer.kl_weight": weight, "reward.constraints": constraints}
+        assert main(arguments(**options, **own)) == 0
+    adapters = {
+        name: load_file(tmp_path / name / "pytorch_lora_weights.safetensors")
+        for name in ("held", "plain", "less")
+    }
+    assert all((tensor == adapters["plain"][key]).all() for key, tensor in adapters["held"].items())
+    assert any((tensor != adapters["less"][key]).any() for key, tensor in adapters["held"].items())
+    assert rows(tmp_path / "held")[-1]["lambda/saturation"] == 2
+
+
+def test_constraints_of_both_kinds_stand_side_by_side():
+    rules = {"a": Constraint(0.1), "b": Constraint(0.1, held_by="kl")}
+    assert by(rules, {"a": 1.0, "b": 2.0}, "reward") == {"a": 1.0}
+    assert by(rules, {"a": 1.0, "b": 2.0}, "kl") == {"b": 2.0}
+    assert by({}, {}, "kl") == {}
+
+
 def test_resuming_goes_on_with_the_same_weights_to_the_bit(arguments, tmp_path):
     options = {"reward.constraints": "{sharpness: {max_relative_drop: 1.0e-6, rate: 0.01, start: 0.5}}"}
     straight, broken = tmp_path / "straight", tmp_path / "broken"
@@ -116,6 +143,8 @@ def test_resuming_goes_on_with_the_same_weights_to_the_bit(arguments, tmp_path):
         ("{sharpness: {max_relative_drop: 0.1, rate: 0}}", "rate above 0"),
         ("{sharpness: {max_relative_drop: 0.1, max_weight: .inf}}", "max_weight"),
         ("{sharpness: {max_relative_drop: 0.1, base_members: 5}}", "from 1 to prompts.group_size = 4"),
+        ("{sharpness: {max_relative_drop: 0.1, held_by: kl}}", "regularizer.kl_weight, which is 0"),
+        ("{sharpness: {max_relative_drop: 0.1, held_by: hope}}", "held_by"),
         ("{colourfulness: {max_relative_drop: 0.1}}", "is for a held-out dimension"),
         ("{sharpness: {}}", "max_relative_drop"),
     ],
