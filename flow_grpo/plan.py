@@ -27,6 +27,7 @@ class Plan:
 
     Attributes:
         images: Sampled in an iteration, over all processes.
+        base_images: Sampled by the base besides, for constraints.
         steps: Stochastic steps, or sigmas that a picture is noised to, of a picture.
         forwards: Transformer evaluations of pictures in an iteration, without gradient.
         saved: Evaluations that branching spares; they are not in `forwards`.
@@ -38,6 +39,7 @@ class Plan:
     """
 
     images: int
+    base_images: int
     steps: float
     forwards: float
     saved: float
@@ -53,18 +55,21 @@ def make_plan(config: TrainConfig, shape: Shape, processes: int = 1, split: str 
     model, prompts = config.model, config.prompts.per_iteration
     images = prompts * config.prompts.group_size
     steps, prefix = _steps(config)
-    saved = prefix * (images - prompts)
+    members = max((rule.base_members for rule in config.reward.constraints.values()), default=0)
+    base_images = prompts * members
+    saved = prefix * (images - prompts + (base_images - prompts if members else 0))
     extra = config.regularizer.needs_reference + (not ALGORITHMS[config.algorithm].Config.needs_trajectory)
     kept = config.advantage.keep_best + config.advantage.keep_worst
     # Examples without advantage are passed over, unless something else pulls at them.
     share = kept / config.prompts.group_size if kept and not extra else 1.0
     trained = images * steps * share
-    forwards = images * config.sampler.num_steps - saved + images * steps * extra
+    forwards = (images + base_images) * config.sampler.num_steps - saved + images * steps * extra
     recomputed = 1 / model.gradient_checkpointing if model.gradient_checkpointing else 0.0
     guided = 2 if shape.kind != FLUX and model.guidance_scale > 1 else 1
     flop = guided * forward_flop(shape, _image_tokens(config, shape) + model.max_sequence_length)
     return Plan(
         images=images,
+        base_images=base_images,
         steps=steps,
         forwards=forwards,
         saved=saved,
@@ -107,13 +112,14 @@ def describe(
     parts = ", ".join(f"{name} {size:.2g}" for name, size in plan.memory.items())
     over = "" if split == "none" else f", {split} over {processes}"
     spared = f" ({_number(plan.saved)} more without branching)" if plan.saved else ""
+    compared = f", and {plan.base_images:,} of the base for constraints" if plan.base_images else ""
     lines = {
         "model": model.path + ("" if shape.known else " (not on this machine: sizes of FLUX.1-dev)"),
         "pictures": f"{model.height} x {model.width}, {model.dtype}",
         "trained": f"{about}{plan.trainable:,} float32 parameters: LoRA rank {model.lora.rank} on {layers}",
         "prompts": f"{prompts:,} to train on, {held_out:,} held out",
         "an iteration": f"{config.prompts.per_iteration} prompts x {config.prompts.group_size} members "
-        f"= {plan.images:,} images",
+        f"= {plan.images:,} images{compared}",
         "sampling": _sampling(config, plan),
         "forwards": f"{_number(plan.forwards)} without gradient{spared} and {_number(plan.trained)} with, an "
         f"iteration",

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -86,6 +87,15 @@ def test_branching_saves_the_steps_that_a_group_shares(arguments):
     whole, trained, _ = counts(arguments, **options)
     # One step of 6 of the 8 pictures.
     assert counts(arguments, **options, **{"sampler.branch": "true"}) == (whole - 6, trained, 6)
+
+
+def test_the_bases_pictures_for_constraints_count_as_forwards(arguments):
+    """3 members of 2 groups, 4 steps; branched, 4 of these 6 share a step, and 6 of the run's own 8."""
+    options: dict[str, Any] = {"reward.constraints": "{sharpness: {max_relative_drop: 0.1, base_members: 3}}"}
+    options |= {"sampler.shared_noise": "true", "sampler.window.kind": "fixed", "sampler.window.start": 1}
+    options["sampler.window.size"] = 1
+    assert counts(arguments, **options) == (8 * 4 + 6 * 4, 8, 0)
+    assert counts(arguments, **options, **{"sampler.branch": "true"}) == (8 * 4 + 6 * 4 - 6 - 4, 8, 10)
 
 
 def test_nft_trains_on_noised_pictures_and_asks_its_old_policy_once(arguments):
