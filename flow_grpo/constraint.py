@@ -78,7 +78,9 @@ def relative_drop(pairs: np.ndarray) -> float:
     return float((base - now) / abs(base)) if base else float("nan")
 
 
-def by(rules: Mapping[str, Constraint], multipliers: Mapping[str, float], means: str) -> dict[str, float]:
+def held_by(
+    rules: Mapping[str, Constraint], multipliers: Mapping[str, float], means: str
+) -> dict[str, float]:
     """The lambdas of the constraints that are held by `means`."""
     return {name: weight for name, weight in multipliers.items() if rules[name].held_by == means}
 

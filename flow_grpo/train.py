@@ -20,7 +20,7 @@ import torch
 from flow_grpo.advantage import Advantages, advantages
 from flow_grpo.algorithms import ALGORITHMS
 from flow_grpo.config import TrainConfig
-from flow_grpo.constraint import ascend, by, relative_drop, weighed
+from flow_grpo.constraint import ascend, held_by, relative_drop, weighed
 from flow_grpo.distributed import agreed, gather, stop_together
 from flow_grpo.examples import Examples, noised, transitions
 from flow_grpo.log import RunLog
@@ -69,7 +69,7 @@ def train(run: Run, rewards: Rewards, log: RunLog, accelerator: Accelerator) -> 
             scores.dimensions,
             scores.weighted,
             scores.weights,
-            by(rules, multipliers, "reward"),
+            held_by(rules, multipliers, "reward"),
         )
         gains = advantages(
             torch.from_numpy(values), torch.from_numpy(weights), torch.from_numpy(groups), config.advantage
@@ -80,7 +80,7 @@ def train(run: Run, rewards: Rewards, log: RunLog, accelerator: Accelerator) -> 
             metrics = run.updater.run(
                 examples_of(run, made, gains, accelerator),
                 made.condition,
-                kl_factor=1 + sum(by(rules, multipliers, "kl").values()),
+                kl_factor=1 + sum(held_by(rules, multipliers, "kl").values()),
             )
             run.multipliers = multipliers
         now = time.perf_counter()

@@ -9,7 +9,7 @@ import pytest
 from safetensors.torch import load_file
 
 from flow_grpo.cli import parse
-from flow_grpo.constraint import Constraint, ascend, by, relative_drop, weighed
+from flow_grpo.constraint import Constraint, ascend, held_by, relative_drop, weighed
 from flow_grpo.train import main
 
 NAN = float("nan")
@@ -117,9 +117,9 @@ def test_a_constraint_held_by_kl_is_a_larger_kl_weight(arguments, tmp_path):
 
 def test_constraints_of_both_kinds_stand_side_by_side():
     rules = {"a": Constraint(0.1), "b": Constraint(0.1, held_by="kl")}
-    assert by(rules, {"a": 1.0, "b": 2.0}, "reward") == {"a": 1.0}
-    assert by(rules, {"a": 1.0, "b": 2.0}, "kl") == {"b": 2.0}
-    assert by({}, {}, "kl") == {}
+    assert held_by(rules, {"a": 1.0, "b": 2.0}, "reward") == {"a": 1.0}
+    assert held_by(rules, {"a": 1.0, "b": 2.0}, "kl") == {"b": 2.0}
+    assert held_by({}, {}, "kl") == {}
 
 
 def test_resuming_goes_on_with_the_same_weights_to_the_bit(arguments, tmp_path):
