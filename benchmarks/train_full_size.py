@@ -127,7 +127,7 @@ def configuration(way: str, folder: Path, iterations: int, tiny: bool) -> TrainC
     values: dict[str, Any] = {
         **{"run_dir": folder, "iterations": iterations + 1, "prompts.per_iteration": 2},
         **{"prompts.held_back": 0, "stop.metric": "null", "checkpoint.every": 10**6, "log.samples_every": 0},
-        **{"regularizer.kl_weight": 0},
+        **{"regularizer.kl_weight": 0, "reward.constraints": "{}"},
         **({"prompts.group_size": 4, "model.height": 64, "model.width": 64} if tiny else {}),
         **({"model.max_sequence_length": 16, "model.lora.rank": 4, "sampler.chunk": 4} if tiny else {}),
         **({"model.dtype": "float32"} if tiny else {}),

@@ -22,6 +22,7 @@ def test_one_flux_forward_at_512_is_21_5_tflop():
 def test_an_image_of_the_recipe_is_0_35_pflop_without_checkpointing_and_kl():
     path = ROOT / "configs" / "flux_dev_unipercept.yaml"
     published = ["--model.gradient_checkpointing", "false", "--regularizer.kl_weight", "0"]
+    published += ["--reward.constraints", "{}"]
     config = parse(["--config", str(path), *published]).config
     plan = make_plan(config, Shape())
     assert (plan.images, plan.forwards, plan.trained, plan.optimizer_steps) == (1152, 6912, 5760, 600)
