@@ -194,10 +194,13 @@ def _check_constraints(config: TrainConfig) -> None:
         _require(
             0 < rule.max_relative_drop < 1
             and rule.rate > 0
-            and 0 <= rule.start <= rule.max_weight < math.inf,
+            and 0 <= rule.start <= rule.max_weight < math.inf
+            and (rule.max_rise is None or rule.max_rise > 0)
+            and 0 <= rule.proportional < math.inf,
             key,
             rule,
-            "must have max_relative_drop between 0 and 1, rate above 0 and start from 0 to max_weight",
+            "must have max_relative_drop between 0 and 1, rate and max_rise above 0, start from 0 to "
+            "max_weight, and proportional at least 0",
         )
         _require(
             rule.held_by == "reward" or config.regularizer.kl_weight > 0,

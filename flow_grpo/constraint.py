@@ -11,8 +11,10 @@ Here:
   Pictures that differ by the weights alone tell a drop of 1 % from a few dozen of them.
 * lambda_c <- min(max_weight, max(0, lambda_c + rate (drop_c / max_relative_drop - 1))), once an iteration,
   before its advantages. Projection onto an interval, not Ray's softplus nor Moskovitz' sigmoid, lets it be
-  exactly 0 while all is well, and it cannot run away or wind up: at its bound it only waits for the excess to
-  end.
+  exactly 0 while all is well, and it cannot run away: at its bound it only waits for the excess to end.
+* It does wind up: one drop far past the bound adds what takes as many iterations to sink again. `max_rise`
+  bounds what an iteration adds; `proportional` answers a drop at once and is gone with it. Together they are
+  the PI control of Stooke, Achiam and Abbeel 2020 (arXiv 2007.03964, section 4).
 * In the advantages the dimension is one more, with lambda_c as its weight: added to the reward with
   sum_then_normalize, in units of its own standard deviation with normalize_then_sum. Both divide by a
   standard deviation that grows with lambda, so no step does, and Moskovitz' factor 1 / (1 + lambda) would
@@ -22,14 +24,14 @@ Here:
   differences within a group tell little; the KL acts on the drift itself. It is the adaptive KL of Ziegler et
   al. 2019 (arXiv 1909.08593, section 2.2) with a held-out dimension to hold instead of a value of the KL.
 
-metrics.jsonl has lambda/c, the weight of the iteration, and drop/c. The reward it shows is without them.
+metrics.jsonl has lambda/c, what c weighs in the iteration, and drop/c. The reward it shows is without them.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
@@ -44,6 +46,9 @@ class Constraint:
         rate: What lambda gains in an iteration at twice the allowed drop, and loses at none.
         start: lambda in the first iteration.
         max_weight: Its upper bound.
+        max_rise: The most that lambda gains in an iteration, however large the drop.
+        proportional: Times drop_c / max_relative_drop - 1, where that is above 0, it is added to lambda for
+            this iteration alone.
         base_members: Pictures of each group that the base makes, too; of several constraints the most count.
         held_by: reward: lambda is the dimension's weight in the advantages. kl: 1 + lambda multiplies
             `regularizer.kl_weight`, which must not be 0 then.
@@ -53,16 +58,58 @@ class Constraint:
     rate: float = 0.1
     start: float = 0.0
     max_weight: float = 10.0
+    max_rise: float | None = None
+    proportional: float = 0.0
     base_members: int = 2
     held_by: Literal["reward", "kl"] = "reward"
+
+
+@dataclass(frozen=True)
+class Held:
+    """What an iteration's constraints amount to.
+
+    Attributes:
+        multipliers: Dimension -> lambda, which the next iteration starts from.
+        weights: Dimension -> what it weighs now.
+        metrics: Of metrics.jsonl.
+    """
+
+    multipliers: Mapping[str, float] = field(default_factory=dict)
+    weights: Mapping[str, float] = field(default_factory=dict)
+    metrics: Mapping[str, float] = field(default_factory=dict)
+
+
+def respond(
+    rules: Mapping[str, Constraint], multipliers: Mapping[str, float], drops: Mapping[str, float]
+) -> Held:
+    """Move each lambda, from `multipliers` or its start, by how far its dimension has dropped."""
+    moved = {
+        name: ascend(multipliers.get(name, rule.start), drops[name], rule) for name, rule in rules.items()
+    }
+    weights = {name: answer(moved[name], drops[name], rule) for name, rule in rules.items()}
+    metrics = {f"lambda/{name}": weight for name, weight in weights.items()}
+    return Held(moved, weights, metrics | {f"drop/{name}": drop for name, drop in drops.items()})
 
 
 def ascend(weight: float, drop: float, constraint: Constraint) -> float:
     """lambda after one step of dual ascent; as it was where the drop is not known (NaN)."""
     if math.isnan(drop):
         return weight
-    violation = drop / constraint.max_relative_drop - 1.0
-    return min(constraint.max_weight, max(0.0, weight + constraint.rate * violation))
+    rise = constraint.rate * _excess(drop, constraint)
+    if constraint.max_rise is not None:
+        rise = min(rise, constraint.max_rise)
+    return min(constraint.max_weight, max(0.0, weight + rise))
+
+
+def answer(weight: float, drop: float, constraint: Constraint) -> float:
+    """What the constraint weighs in this iteration: lambda and what is proportional to the excess."""
+    excess = 0.0 if math.isnan(drop) else max(0.0, _excess(drop, constraint))
+    return min(constraint.max_weight, weight + constraint.proportional * excess)
+
+
+def _excess(drop: float, constraint: Constraint) -> float:
+    """0 at the bound, 1 at twice the allowed drop, -1 at no drop."""
+    return drop / constraint.max_relative_drop - 1.0
 
 
 def relative_drop(pairs: np.ndarray) -> float:
@@ -78,11 +125,9 @@ def relative_drop(pairs: np.ndarray) -> float:
     return float((base - now) / abs(base)) if base else float("nan")
 
 
-def held_by(
-    rules: Mapping[str, Constraint], multipliers: Mapping[str, float], means: str
-) -> dict[str, float]:
-    """The lambdas of the constraints that are held by `means`."""
-    return {name: weight for name, weight in multipliers.items() if rules[name].held_by == means}
+def held_by(rules: Mapping[str, Constraint], weights: Mapping[str, float], means: str) -> dict[str, float]:
+    """The weights of the constraints that are held by `means`."""
+    return {name: weight for name, weight in weights.items() if rules[name].held_by == means}
 
 
 def weighed(

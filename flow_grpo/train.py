@@ -12,6 +12,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -20,7 +21,7 @@ import torch
 from flow_grpo.advantage import Advantages, advantages
 from flow_grpo.algorithms import ALGORITHMS
 from flow_grpo.config import TrainConfig
-from flow_grpo.constraint import ascend, held_by, relative_drop, weighed
+from flow_grpo.constraint import Held, held_by, relative_drop, respond, weighed
 from flow_grpo.distributed import agreed, gather, stop_together
 from flow_grpo.examples import Examples, noised, transitions
 from flow_grpo.log import RunLog
@@ -61,7 +62,7 @@ def train(run: Run, rewards: Rewards, log: RunLog, accelerator: Accelerator) -> 
         start = time.perf_counter()
         with leaving_replay(run, accelerator):
             made = sample_iteration(run, rewards, accelerator)
-            multipliers, constrained = hold_constraints(run, made, rewards, accelerator)
+            held = hold_constraints(run, made, rewards, accelerator)
         scores, groups = share_scores(run, made, accelerator)
         scores.require_a_reward()
         values, weights = weighed(
@@ -69,7 +70,7 @@ def train(run: Run, rewards: Rewards, log: RunLog, accelerator: Accelerator) -> 
             scores.dimensions,
             scores.weighted,
             scores.weights,
-            held_by(rules, multipliers, "reward"),
+            held_by(rules, held.weights, "reward"),
         )
         gains = advantages(
             torch.from_numpy(values), torch.from_numpy(weights), torch.from_numpy(groups), config.advantage
@@ -80,9 +81,9 @@ def train(run: Run, rewards: Rewards, log: RunLog, accelerator: Accelerator) -> 
             metrics = run.updater.run(
                 examples_of(run, made, gains, accelerator),
                 made.condition,
-                kl_factor=1 + sum(held_by(rules, multipliers, "kl").values()),
+                kl_factor=1 + sum(held_by(rules, held.weights, "kl").values()),
             )
-            run.multipliers = multipliers
+            run.multipliers = dict(held.multipliers)
         now = time.perf_counter()
         if gains.missing:
             log.say(f"{gains.missing} of {len(groups)} pictures have no reward; the first: {scores.reason()}")
@@ -91,8 +92,8 @@ def train(run: Run, rewards: Rewards, log: RunLog, accelerator: Accelerator) -> 
                 run.iteration,
                 scores,
                 gains,
-                {**reward_metrics(run, scores, groups), **constrained, **metrics},
-                phases(made.seconds, now - updating, now - start, constrained.get("seconds/base", 0.0)),
+                {**reward_metrics(run, scores, groups), **held.metrics, **metrics},
+                phases(made.seconds, now - updating, now - start, held.metrics.get("seconds/base", 0.0)),
             )
         )
         if due(run.iteration, config.log.samples_every, config):
@@ -106,13 +107,11 @@ def train(run: Run, rewards: Rewards, log: RunLog, accelerator: Accelerator) -> 
         log.say(f"LoRA of iteration {run.keeper.best_step if run.best else run.iteration}: {run.export()}")
 
 
-def hold_constraints(
-    run: Run, made: Rollout, rewards: Rewards, accelerator: Accelerator
-) -> tuple[dict[str, float], dict[str, float]]:
-    """Lagrange weights of this iteration, by how far its pictures are below the base's, and their metrics."""
+def hold_constraints(run: Run, made: Rollout, rewards: Rewards, accelerator: Accelerator) -> Held:
+    """What the constraints weigh, by how far this iteration's pictures are below the base's."""
     rules = run.config.reward.constraints
     if not rules:
-        return {}, {}
+        return Held()
     start = time.perf_counter()
     members = max(rule.base_members for rule in rules.values())
     base = sample_iteration(run, rewards, accelerator, base_members=members)
@@ -121,14 +120,8 @@ def hold_constraints(
     paired = np.stack([made.scores.values[kept][:, columns], base.scores.values[:, columns]], axis=-1)
     pairs = np.concatenate(gather([paired]))  # [pictures of all processes, constraints, 2]
     drops = {name: relative_drop(pairs[:, column]) for column, name in enumerate(rules)}
-    multipliers = {
-        name: ascend(run.multipliers.get(name, rule.start), drops[name], rule) for name, rule in rules.items()
-    }
-    return multipliers, {
-        **{f"lambda/{name}": weight for name, weight in multipliers.items()},
-        **{f"drop/{name}": drop for name, drop in drops.items()},
-        "seconds/base": round(time.perf_counter() - start, 4),
-    }
+    held = respond(rules, run.multipliers, drops)
+    return replace(held, metrics={**held.metrics, "seconds/base": round(time.perf_counter() - start, 4)})
 
 
 def sample_iteration(

@@ -1,6 +1,7 @@
 """Constraints: dual ascent in closed form, what reaches the advantages, runs that are held and resumed."""
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import pytest
 from safetensors.torch import load_file
 
 from flow_grpo.cli import parse
-from flow_grpo.constraint import Constraint, ascend, held_by, relative_drop, weighed
+from flow_grpo.constraint import Constraint, answer, ascend, held_by, relative_drop, weighed
 from flow_grpo.train import main
 
 NAN = float("nan")
@@ -27,6 +28,20 @@ def test_dual_ascent_in_closed_form():
     assert ascend(1.0, -0.02, rule) == pytest.approx(0.0)
     assert ascend(0.2, -0.5, rule) == 0.0 and ascend(1.9, 0.9, rule) == 2.0  # it cannot run away
     assert ascend(0.7, NAN, rule) == 0.7
+
+
+def test_a_large_drop_raises_the_weight_by_no_more_than_max_rise():
+    rule = Constraint(max_relative_drop=0.02, rate=0.5, max_rise=0.25)
+    assert ascend(1.0, 0.2, rule) == 1.25 and ascend(1.0, 0.025, rule) == pytest.approx(1.125)
+    assert ascend(1.0, 0.0, rule) == pytest.approx(0.5)  # what it loses is not bounded
+
+
+def test_the_proportional_part_is_there_for_as_long_as_the_excess():
+    rule = Constraint(max_relative_drop=0.02, proportional=2.0, max_weight=5.0)
+    assert answer(1.0, 0.03, rule) == pytest.approx(2.0)  # half more than allowed
+    assert answer(1.0, 0.02, rule) == answer(1.0, -0.1, rule) == answer(1.0, NAN, rule) == 1.0
+    assert answer(1.0, 0.9, rule) == 5.0
+    assert answer(1.0, 0.9, Constraint(max_relative_drop=0.02)) == 1.0
 
 
 def test_it_finds_the_weight_that_holds_the_constraint():
@@ -95,6 +110,21 @@ def test_a_constraint_bends_the_run(arguments, tmp_path):
     assert change["free"] < 0 and change["held"] > change["free"] / 2
 
 
+def test_only_the_integral_outlives_an_iteration(arguments, tmp_path):
+    options: dict[str, Any] = {"iterations": 4, "optimizer.lr": 0.05, "checkpoint.every": 4}
+    options |= {"reward.weights": "{colourfulness: -1.0}"}
+    constraint = Constraint(1e-5, rate=1e-3, max_rise=2e-3, proportional=0.5, max_weight=1e6)
+    rule = ", ".join(f"{key}: {value}" for key, value in asdict(constraint).items())
+    assert main(arguments(reward__constraints=f"{{saturation: {{{rule}}}}}", **options)) == 0
+    weight, found = 0.0, rows(tmp_path / "run")
+    for row in found:
+        weight = ascend(weight, row["drop/saturation"], constraint)
+        assert row["lambda/saturation"] == pytest.approx(answer(weight, row["drop/saturation"], constraint))
+    assert max(row["lambda/saturation"] for row in found) > 2e-3 * len(found)  # more than the integral can be
+    state = json.loads((tmp_path / "run" / "checkpoints" / "step-000004" / "state.json").read_text())
+    assert state["multipliers"]["saturation"] == pytest.approx(weight)
+
+
 def test_a_constraint_held_by_kl_is_a_larger_kl_weight(arguments, tmp_path):
     """lambda that stays at 2 is three times the KL weight, and no term of the reward, to the bit."""
     stays = "{saturation: {max_relative_drop: 0.99, rate: 1.0e-30, start: 2, max_weight: 2, held_by: kl}}"
@@ -140,7 +170,9 @@ def test_resuming_goes_on_with_the_same_weights_to_the_bit(arguments, tmp_path):
     [
         ("{sharpness: {max_relative_drop: 0}}", "max_relative_drop between 0 and 1"),
         ("{sharpness: {max_relative_drop: 0.1, start: 20}}", "start from 0 to max_weight"),
-        ("{sharpness: {max_relative_drop: 0.1, rate: 0}}", "rate above 0"),
+        ("{sharpness: {max_relative_drop: 0.1, rate: 0}}", "rate and max_rise above 0"),
+        ("{sharpness: {max_relative_drop: 0.1, max_rise: 0}}", "rate and max_rise above 0"),
+        ("{sharpness: {max_relative_drop: 0.1, proportional: -1}}", "proportional at least 0"),
         ("{sharpness: {max_relative_drop: 0.1, max_weight: .inf}}", "max_weight"),
         ("{sharpness: {max_relative_drop: 0.1, base_members: 5}}", "from 1 to prompts.group_size = 4"),
         ("{sharpness: {max_relative_drop: 0.1, held_by: kl}}", "regularizer.kl_weight, which is 0"),
