@@ -11,10 +11,10 @@ Here:
   Pictures that differ by the weights alone tell a drop of 1 % from a few dozen of them.
 * lambda_c <- min(max_weight, max(0, lambda_c + rate (drop_c / max_relative_drop - 1))), once an iteration,
   before its advantages. Projection onto an interval, not Ray's softplus nor Moskovitz' sigmoid, lets it be
-  exactly 0 while all is well, and it cannot run away: at its bound it only waits for the excess to end.
-* It does wind up: one drop far past the bound adds what takes as many iterations to sink again. `max_rise`
-  bounds what an iteration adds; `proportional` answers a drop at once and is gone with it. Together they are
-  the PI control of Stooke, Achiam and Abbeel 2020 (arXiv 2007.03964, section 4).
+  exactly 0 while all is well, and it cannot run away.
+* It does wind up: one drop far past the bound adds what takes many iterations to sink again. `max_rise`
+  bounds what an iteration adds (not in the formula); `proportional` answers a drop at once and is gone
+  with it. Together they are the PI control of Stooke, Achiam and Abbeel 2020 (arXiv 2007.03964, section 4).
 * In the advantages the dimension is one more, with lambda_c as its weight: added to the reward with
   sum_then_normalize, in units of its own standard deviation with normalize_then_sum. Both divide by a
   standard deviation that grows with lambda, so no step does, and Moskovitz' factor 1 / (1 + lambda) would
