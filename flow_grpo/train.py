@@ -49,7 +49,7 @@ def train(run: Run, rewards: Rewards, log: RunLog, accelerator: Accelerator) -> 
     Raises:
         ScoringFailed, StopRequested: On every process; `run` is that of the last completed iteration.
     """
-    config, began, rules = run.config, run.iteration, run.config.reward.constraints
+    config, began = run.config, run.iteration
     while True:
         stop_together()
         if due(run.iteration, config.validation.every, config) and run.validated != run.iteration:
@@ -59,45 +59,7 @@ def train(run: Run, rewards: Rewards, log: RunLog, accelerator: Accelerator) -> 
             run.save(accelerator)
         if finished:
             break
-        start = time.perf_counter()
-        with leaving_replay(run, accelerator):
-            made = sample_iteration(run, rewards, accelerator)
-            held = hold_constraints(run, made, rewards, accelerator)
-        scores, groups = share_scores(run, made, accelerator)
-        scores.require_a_reward()
-        values, weights = weighed(
-            scores.values,
-            scores.dimensions,
-            scores.weighted,
-            scores.weights,
-            held_by(rules, held.weights, "reward"),
-        )
-        gains = advantages(
-            torch.from_numpy(values), torch.from_numpy(weights), torch.from_numpy(groups), config.advantage
-        )
-        stop_together()  # the last time that dropping the iteration loses nothing but time
-        updating = time.perf_counter()
-        with run.completing_iteration(), leaving_replay(run, accelerator):
-            metrics = run.updater.run(
-                examples_of(run, made, gains, accelerator),
-                made.condition,
-                kl_factor=1 + sum(held_by(rules, held.weights, "kl").values()),
-            )
-            run.multipliers = dict(held.multipliers)
-        now = time.perf_counter()
-        if gains.missing:
-            log.say(f"{gains.missing} of {len(groups)} pictures have no reward; the first: {scores.reason()}")
-        log.iteration(
-            metrics_row(
-                run.iteration,
-                scores,
-                gains,
-                {**reward_metrics(run, scores, groups), **held.metrics, **metrics},
-                phases(made.seconds, now - updating, now - start, held.metrics.get("seconds/base", 0.0)),
-            )
-        )
-        if due(run.iteration, config.log.samples_every, config):
-            log.samples(run.iteration, made.images[: config.log.samples], min(8, config.prompts.group_size))
+        iterate(run, rewards, log, accelerator)
     if run.keeper.should_stop(config.stop):
         log.say(
             f"stopped at iteration {run.iteration}: {', '.join(run.keeper.broken)} was below its bound for "
@@ -105,6 +67,54 @@ def train(run: Run, rewards: Rewards, log: RunLog, accelerator: Accelerator) -> 
         )
     if accelerator.is_main_process:
         log.say(f"LoRA of iteration {run.keeper.best_step if run.best else run.iteration}: {run.export()}")
+
+
+def iterate(run: Run, rewards: Rewards, log: RunLog, accelerator: Accelerator) -> None:
+    """One iteration: pictures and their scores, advantages, updates, and what is logged of them.
+
+    Raises:
+        ScoringFailed, StopRequested: On every process, before the weights have changed.
+    """
+    config, rules = run.config, run.config.reward.constraints
+    start = time.perf_counter()
+    with leaving_replay(run, accelerator):
+        made = sample_iteration(run, rewards, accelerator)
+        held = hold_constraints(run, made, rewards, accelerator)
+    scores, groups = share_scores(run, made, accelerator)
+    scores.require_a_reward()
+    values, weights = weighed(
+        scores.values,
+        scores.dimensions,
+        scores.weighted,
+        scores.weights,
+        held_by(rules, held.weights, "reward"),
+    )
+    gains = advantages(
+        torch.from_numpy(values), torch.from_numpy(weights), torch.from_numpy(groups), config.advantage
+    )
+    stop_together()  # the last time that dropping the iteration loses nothing but time
+    updating = time.perf_counter()
+    with run.completing_iteration(), leaving_replay(run, accelerator):
+        metrics = run.updater.run(
+            examples_of(run, made, gains, accelerator),
+            made.condition,
+            kl_factor=1 + sum(held_by(rules, held.weights, "kl").values()),
+        )
+        run.multipliers = dict(held.multipliers)
+    now = time.perf_counter()
+    if gains.missing:
+        log.say(f"{gains.missing} of {len(groups)} pictures have no reward; the first: {scores.reason()}")
+    log.iteration(
+        metrics_row(
+            run.iteration,
+            scores,
+            gains,
+            {**reward_metrics(run, scores, groups), **held.metrics, **metrics},
+            phases(made.seconds, now - updating, now - start, held.metrics.get("seconds/base", 0.0)),
+        )
+    )
+    if due(run.iteration, config.log.samples_every, config):
+        log.samples(run.iteration, made.images[: config.log.samples], min(8, config.prompts.group_size))
 
 
 def hold_constraints(run: Run, made: Rollout, rewards: Rewards, accelerator: Accelerator) -> Held:
